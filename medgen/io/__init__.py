@@ -1,0 +1,1 @@
+"""Reading and writing of volumes: whole files or nothing."""
