@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from medgen.checks import MedgenError, check_choice
 from medgen.io.atomic import atomic_path
 
-__all__ = ["read_nifti", "same_grid", "write_like", "write_nifti"]
+__all__ = ["read_nifti", "write_like", "write_nifti"]
 
 Role = Literal["image", "label", "inpaint_mask"]
 _COMPRESSION = 6
@@ -129,23 +129,6 @@ def write_like(
     return clipped
 
 
-def same_grid(first: MetaTensor, second: MetaTensor, tolerance_mm: float = 1e-3) -> bool:
-    """Whether two volumes have the same spatial shape and the same corners in mm.
-
-    Args:
-        first: shape ``(C, X, Y, Z)``.
-        second: shape ``(C, X, Y, Z)``.
-        tolerance_mm: the largest distance of corresponding corners.
-    """
-    if first.shape[1:] != second.shape[1:]:
-        return False
-    shape = np.array(first.shape[1:])
-    corners = np.stack(np.meshgrid(*[(0, size - 1) for size in shape], indexing="ij"), -1).reshape(-1, 3)
-    points = np.concatenate([corners, np.ones((8, 1))], axis=1).T
-    difference = np.asarray(first.affine, dtype=np.float64) - np.asarray(second.affine, dtype=np.float64)
-    return bool(np.linalg.norm((difference @ points)[:3], axis=0).max() <= tolerance_mm)
-
-
 def _open(path: Path, role: str) -> tuple[Any, bytearray]:
     """The nibabel image of a NIfTI file, and its whole content, uncompressed (gzip's check sum is verified)."""
     if not path.exists():
@@ -233,7 +216,7 @@ def _three_axes(volume: torch.Tensor | np.ndarray) -> np.ndarray:
 def _affine_of(volume: torch.Tensor) -> np.ndarray:
     if not isinstance(volume, MetaTensor):
         raise MedgenError("write_nifti: a plain tensor has no affine. Give affine=, or a MetaTensor.")
-    return np.asarray(volume.affine, dtype=np.float64)
+    return volume.affine.cpu().numpy().astype(np.float64)
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
