@@ -14,6 +14,7 @@ from typing import Any
 
 import medgen
 from medgen.models.specification import ModelSpec
+from medgen.networks.registry import NETWORKS
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 LICENCE_URLS = {
@@ -78,6 +79,8 @@ def _version(package: str) -> str:
 def _tensor(spec: ModelSpec, which: str) -> dict[str, Any]:
     """MONAI's description of the network's own input or output tensor."""
     channels = int(spec.network.get(which, spec.diffused_channels))
+    if which == "in_channels":
+        channels += int(spec.network.get("condition_channels", 0))
     packed = 2 if spec.packing == "haar" else 1
     return {
         "type": "image",
@@ -113,16 +116,22 @@ def bundle_inference(spec: ModelSpec) -> dict[str, Any]:
     """
     common = {
         "bundle_root": ".",
-        "output_dir": "$@bundle_root + '/eval'",
+        "output_dir": "generated",  # not in the bundle: nothing may be added to a verified folder
         "dataset_dir": "$@output_dir",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": spec.network,
+        "network_def": spec.network | {"_target_": _import_path(spec.network["_target_"])},
         "network": "$@network_def.to(@device)",
         "seed": 0,
         "initialize": [],
         "finalize": [],
     }
     return common | (_inpaint_run() if spec.task == "inpaint" else _generate_run())
+
+
+def _import_path(name: str) -> str:
+    """What MONAI's parser imports for a registered network, its public name where it has one."""
+    cls = NETWORKS[name].load()
+    return f"monai.networks.nets.{name}" if cls.__module__.startswith("monai.") else f"{cls.__module__}.{cls.__name__}"
 
 
 def _generate_run() -> dict[str, Any]:

@@ -100,10 +100,10 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
         MedgenError: unknown name, damaged or unsafe folder (see :func:`~medgen.models.folder.open_model`), or the
             device is not there.
     """
-    from medgen.models.generative import GenerativeModel
-
     where = resolve_device(device, "load_model")
     files = open_model(find_model(name_or_path))
+    from medgen.models.generative import GenerativeModel  # imports torch
+
     network = build_network(files.spec.network, files.spec.name)
     network.load_state_dict(files.state)
     network.eval().requires_grad_(False)

@@ -22,6 +22,7 @@ from medgen.networks.registry import check_network_form, check_plain, short
 FORMAT = 1
 TASKS = ("label_to_image", "joint", "inpaint")
 PACKINGS = ("none", "haar")
+DIFFUSION_UNETS = ("DiffusionModelUNet", "ConditionalUNet")
 MAX_VOXELS = 1_000_000_000
 MAX_JSON = 262_144
 
@@ -434,8 +435,8 @@ def size_multiple(spec: ModelSpec) -> int:
         spec: the model.
 
     Returns:
-        2 for Haar packing times 2 for every level of a ``DiffusionModelUNet`` below the first.
+        2 for Haar packing times 2 for every level of a diffusion U-Net below the first.
     """
-    channels = spec.network.get("channels")
-    known = spec.network["_target_"] == "DiffusionModelUNet" and isinstance(channels, list | tuple)
-    return (2 if spec.packing == "haar" else 1) * (2 ** (len(channels) - 1) if known and channels else 1)
+    channels = spec.network.get("channels") if spec.network["_target_"] in DIFFUSION_UNETS else None
+    levels = len(channels) if isinstance(channels, list | tuple) else 1
+    return (2 if spec.packing == "haar" else 1) * 2 ** max(levels - 1, 0)

@@ -41,6 +41,10 @@ class Network:
     load: Callable[[], type[nn.Module]]
     limits: Mapping[str, int] = field(default_factory=dict)
 
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """Arguments of the real constructor by name (imports the class)."""
+        return dict(inspect.signature(self.load()).parameters)
+
 
 NETWORKS: dict[str, Network] = {}
 
@@ -69,19 +73,23 @@ def register(
     return enrol
 
 
-@register(
-    "DiffusionModelUNet",
-    limits={
-        "spatial_dims": 3,
-        "num_res_blocks": 16,
-        "transformer_num_layers": 16,
-    },
-)
+_UNET_LIMITS = {"spatial_dims": 3, "num_res_blocks": 16, "transformer_num_layers": 16}
+
+
+@register("DiffusionModelUNet", limits=_UNET_LIMITS)
 def _diffusion_model_unet() -> type[nn.Module]:
     """Rombach et al. 2022 (arXiv:2112.10752), MONAI's implementation."""
     from monai.networks.nets import DiffusionModelUNet
 
     return DiffusionModelUNet
+
+
+@register("ConditionalUNet", limits=_UNET_LIMITS)
+def _conditional_unet() -> type[nn.Module]:
+    """medgen's own lean diffusion U-Net, its many conditioning channels reduced point-wise first."""
+    from medgen.networks.conditional_unet import ConditionalUNet
+
+    return ConditionalUNet
 
 
 @register("UNet", limits={"spatial_dims": 3, "num_res_units": 16, "strides": 8, "kernel_size": 9, "up_kernel_size": 9})
@@ -149,6 +157,8 @@ def _check_text(text: str, where: str, source: str) -> None:
             f"{source}: field {where!r} must not hold an expression, reference or macro ('$', or '@' or '%' in "
             f"front). Got {short(text)}. Write the plain value."
         )
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise MedgenError(f"{source}: field {where!r} is not valid Unicode text. Got {short(text)}. Correct it.")
 
 
 def short(value: Any, length: int = 60) -> str:
@@ -230,7 +240,7 @@ def check_network(spec: Any, source: str = "build_network", where: str = "networ
 Did you mean 'in_channels'?
     """
     network = check_network_form(spec, source, where)
-    parameters = dict(inspect.signature(network.load()).parameters)
+    parameters = network.parameters()
     given = {key: value for key, value in spec.items() if key != TARGET}
     for key, value in given.items():
         if key not in parameters:
