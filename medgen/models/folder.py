@@ -20,7 +20,8 @@ import json
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -198,8 +199,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFiles:
     hashes = verify_folder(path)
     spec = _read_spec(path, hashes)
     expected = parameter_shapes(spec.network, str(path / SPECIFICATION))
-    _check_weights_size(path, expected)
-    state = _read_weights(_read_verified(path, WEIGHTS, hashes), str(path / WEIGHTS))
+    state = _read_weights(_read_verified(path, WEIGHTS, hashes, _room_for(expected)), str(path / WEIGHTS))
     _check_state(state, expected, str(path / WEIGHTS))
     return ModelFiles(spec, {name: state[name].to(expected[name].dtype) for name in expected}, _hash_of(hashes))
 
@@ -244,9 +244,19 @@ def verify_folder(path: str | os.PathLike[str]) -> dict[str, str]:
     hashes = _read_hashes(path)
     _check_entries(path, hashes)
     for name, expected in hashes.items():
-        with open(path / name, "rb") as stream:
-            _compare(path, name, expected, hashlib.file_digest(stream, "sha256").hexdigest())
+        with _readable(path / name), open(path / name, "rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        _compare(path, name, expected, found)
     return hashes
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turns the system's refusal to read into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise MedgenError(f"{file}: cannot be read: {error.strerror}. Check the permissions and the disk.") from error
 
 
 def _compare(path: Path, name: str, expected: str, found: str) -> None:
@@ -315,15 +325,16 @@ def _walk(path: Path) -> set[str]:
 
 
 def _read_bytes(file: Path, limit: int = MAX_JSON_BYTES) -> bytes:
-    size = file.stat().st_size
-    if size > limit:
-        raise MedgenError(f"{file}: {size:,} bytes, more than {limit:,}. This is not a model of medgen.")
-    return file.read_bytes()
+    with _readable(file):
+        size = file.stat().st_size
+        if size > limit:
+            raise MedgenError(f"{file}: {size:,} bytes, more than {limit:,}. This is not a model of medgen.")
+        return file.read_bytes()
 
 
-def _read_verified(path: Path, name: str, hashes: Mapping[str, str], limit: int | None = None) -> bytes:
+def _read_verified(path: Path, name: str, hashes: Mapping[str, str], limit: int) -> bytes:
     """The bytes of a file whose hash is checked on these very bytes."""
-    content = (path / name).read_bytes() if limit is None else _read_bytes(path / name, limit)
+    content = _read_bytes(path / name, limit)
     _compare(path, name, hashes[name], hashlib.sha256(content).hexdigest())
     return content
 
@@ -353,14 +364,9 @@ def _read_spec(path: Path, hashes: Mapping[str, str]) -> ModelSpec:
     return ModelSpec.from_dict(_parse_json(_read_verified(path, SPECIFICATION, hashes, MAX_JSON_BYTES), source), source)
 
 
-def _check_weights_size(path: Path, expected: Mapping[str, torch.Tensor]) -> None:
-    """Refuse a weights file that is far larger than the network before it is read."""
-    size = (path / WEIGHTS).stat().st_size
-    limit = sum(t.numel() * t.element_size() for t in expected.values()) + 512 * len(expected) + MAX_JSON_BYTES
-    if size > limit:
-        raise MedgenError(
-            f"{path / WEIGHTS}: {size:,} bytes, the network has room for {limit:,}. Do not use this model."
-        )
+def _room_for(expected: Mapping[str, torch.Tensor]) -> int:
+    """Most bytes that a weights file of this network can have: tensors and a header."""
+    return sum(t.numel() * t.element_size() for t in expected.values()) + 512 * len(expected) + MAX_JSON_BYTES
 
 
 def _read_weights(content: bytes, source: str) -> dict[str, torch.Tensor]:

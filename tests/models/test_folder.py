@@ -283,3 +283,11 @@ def test_nothing_is_unpickled_or_evaluated(folder: Path, monkeypatch: pytest.Mon
 
 def test_read_spec_without_weights(folder: Path, spec: ModelSpec) -> None:
     assert read_spec(folder) == spec
+
+
+def test_unreadable_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    refused(lambda: open_model(folder), "cannot be read", "Input/output error")
