@@ -183,10 +183,10 @@ def _unreadable(path: Path, role: str, error: Exception) -> MedgenError:
 
 def _whole_numbers(data: np.ndarray, path: Path) -> np.ndarray:
     """Label values as int32; anything else is refused."""
-    rounded = np.rint(data)
+    rounded = data if data.dtype.kind in "iu" else np.rint(data.astype(np.float64))
     if not np.array_equal(rounded, data):
         raise MedgenError(f"label '{path}' holds values that are not whole numbers. Give an integer label map.")
-    if rounded.min() < -(2**31) or rounded.max() >= 2**31:
+    if int(rounded.min()) < -(2**31) or int(rounded.max()) >= 2**31:
         raise MedgenError(f"label '{path}' holds ids beyond 32 bits. Give smaller ids.")
     return np.ascontiguousarray(rounded, dtype=np.int32)
 

@@ -58,6 +58,11 @@ def test_label_and_mask_types(tmp_path: Path) -> None:
     assert torch.equal(mask.as_tensor().bool(), label.as_tensor() == 41)
 
 
+def test_label_of_one_byte_is_read(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 255, np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
+    assert read_nifti(tmp_path / "a.nii.gz", role="label").unique().tolist() == [255]
+
+
 def test_writing_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(MedgenError, match="do not fit uint8"):
         write_nifti(tmp_path / "a.nii.gz", volume() + 1000, dtype=np.uint8)

@@ -1,0 +1,1 @@
+"""Cohorts: folders of generated subjects with manifest and pictures."""

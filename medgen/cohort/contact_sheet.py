@@ -1,0 +1,201 @@
+"""Pictures of volumes: three planes of each, label outlines or a filled hole beside.
+
+Planes are shown upright, anterior or superior on top. The patient's left is on the left side of the picture
+(neurological convention), and the picture says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import maximum_filter
+
+from medgen.checks import MedgenError
+from medgen.geometry import spacing_of
+from medgen.io.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["contact_sheet", "inpaint_sheet"]
+
+PLANES = ("axial", "coronal", "sagittal")
+MOST_SUBJECTS = 12
+_PANEL_INCHES, _DPI = 2.3, 120
+
+
+class _Panel(NamedTuple):
+    """One volume to show, in RAS+ voxel order: values and, where there is one, a label map to outline."""
+
+    title: str
+    values: np.ndarray
+    spacing: np.ndarray
+    window: tuple[float, float]
+    label: np.ndarray | None = None
+
+
+def contact_sheet(
+    volumes: Sequence[Mapping[str, MetaTensor]], path: str | os.PathLike[str], names: Sequence[str] | None = None
+) -> None:
+    """One row a subject: three planes of the image, and the same with the outlines of its label map.
+
+    Planes go through the middle of what is labelled. The same volumes give the same bytes.
+
+    Args:
+        volumes: each ``{"image": (1, X, Y, Z), "label": (1, X, Y, Z)}``, with affine; ``"label"`` may be missing.
+            The first 12 are shown.
+        path: a ``.png`` file.
+        names: of the subjects; by default their numbers. Where there are more of them than volumes, the picture says
+            how many are not shown.
+
+    Raises:
+        MedgenError: no volume, or a path that cannot be written.
+    """
+    if not volumes:
+        raise MedgenError("contact_sheet: volumes is empty. Give at least one subject.")
+    names = names or [str(number) for number in range(1, len(volumes) + 1)]
+    rows = []
+    for name, volume in zip(names, volumes[:MOST_SUBJECTS], strict=False):
+        image, label = volume["image"], volume.get("label")
+        ids = _canonical(label)[0] if label is not None else None
+        window = (float(min(0, image.min())), _bright(image))
+        panels = [_panel(name, image, window)]
+        if ids is not None:
+            panels.append(_panel(f"{name}, labels", image, window, ids))
+        where = ids if ids is not None and (ids > 0).any() else panels[0].values > panels[0].values.mean()
+        rows.append((panels, _middle(where > 0)))
+    more = len(names) - len(rows)
+    _draw(rows, path, "Synthetic images" + (f", {more} more subjects not shown" if more > 0 else ""))
+
+
+def inpaint_sheet(
+    image: MetaTensor, inpaint_mask: MetaTensor, filled: MetaTensor, path: str | os.PathLike[str]
+) -> None:
+    """Three planes through the hole: the scan, the hole in it, what was filled in.
+
+    Args:
+        image: shape ``(1, X, Y, Z)``, with affine.
+        inpaint_mask: the same grid; non-zero = regenerated.
+        filled: the same grid.
+        path: a ``.png`` file.
+
+    Raises:
+        MedgenError: an empty mask, or a path that cannot be written.
+    """
+    hole = _canonical(inpaint_mask)[0] != 0
+    if not hole.any():
+        raise MedgenError("inpaint_sheet: inpaint_mask is empty; there is nothing to show. Mark some voxels.")
+    window = (float(min(0, image.min())), _bright(image))
+    outline = hole.astype(np.int16)
+    blanked = image * (inpaint_mask == 0)
+    rows = [
+        ([_panel("scan", image, window), _panel("hole", blanked, window, outline)], _middle(hole)),
+        ([_panel("filled", filled, window), _panel("filled, outline", filled, window, outline)], _middle(hole)),
+    ]
+    _draw(rows, path, "What is inside the outline is synthetic")
+
+
+def _panel(title: str, volume: MetaTensor, window: tuple[float, float], label: np.ndarray | None = None) -> _Panel:
+    values, spacing = _canonical(volume)
+    return _Panel(title, values, spacing, window, label)
+
+
+def _canonical(volume: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Values ``(X, Y, Z)`` flipped and permuted to the RAS+ voxel order nearest to the affine, and their spacing."""
+    affine = volume.affine.cpu().numpy()
+    orientation = nib.orientations.io_orientation(affine)
+    values = nib.orientations.apply_orientation(volume.as_tensor().detach().cpu().numpy()[0], orientation)
+    order = np.argsort(orientation[:, 0])
+    return values, spacing_of(affine)[order]
+
+
+def _bright(image: torch.Tensor) -> float:
+    """The value shown white: the 99.5th percentile of what is brighter than the mean."""
+    values = np.asarray(image.detach().cpu().numpy(), dtype=np.float32)
+    signal = values[values > values.mean()]
+    return float(np.percentile(signal, 99.5)) if signal.size else float(values.max()) + 1.0
+
+
+def _middle(where: np.ndarray) -> tuple[int, int, int]:
+    """The voxel nearest to the centroid of a mask; the array's centre if that is empty."""
+    found = np.argwhere(where)
+    center = found.mean(axis=0) if len(found) else np.array(where.shape) / 2
+    x, y, z = (int(c) for c in np.rint(center))
+    return x, y, z
+
+
+def _slice(values: np.ndarray, plane: int, at: tuple[int, int, int]) -> np.ndarray:
+    """One plane of a RAS+ array as picture rows from top to bottom: axial, coronal or sagittal."""
+    axis = 2 - plane
+    return np.take(values, at[axis], axis=axis).T[::-1]
+
+
+def _aspect(spacing: np.ndarray, plane: int) -> float:
+    """Height over width of one voxel in a plane's picture."""
+    across, up = [axis for axis in range(3) if axis != 2 - plane]
+    return float(spacing[up] / spacing[across])
+
+
+def _outlines(label: np.ndarray) -> np.ndarray:
+    """RGBA picture of the borders between ids, as fine as the screen allows; each id has a colour of its own."""
+    from matplotlib.colors import hsv_to_rgb
+
+    pixels_per_voxel = _PANEL_INCHES * _DPI / max(label.shape)
+    magnify = max(1, int(pixels_per_voxel))
+    large = label.repeat(magnify, axis=0).repeat(magnify, axis=1).astype(np.int64)
+    owner = np.zeros_like(large)  # the larger id of a border's two
+    for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        differs = large[here] != large[there]
+        owner[here] = np.where(differs, np.maximum(large[here], large[there]), owner[here])
+    owner = maximum_filter(owner, size=int(np.ceil(1 / min(1.0, pixels_per_voxel))))
+    hue = owner * 0.6180339887 % 1.0  # the golden ratio keeps successive ids apart
+    colour = hsv_to_rgb(np.stack([hue, np.full(hue.shape, 0.8), np.ones(hue.shape)], axis=-1))
+    return np.concatenate([colour, (owner > 0)[..., None]], axis=-1)
+
+
+def _draw(
+    rows: Sequence[tuple[Sequence[_Panel], tuple[int, int, int]]], path: str | os.PathLike[str], title: str
+) -> None:
+    """Draws all rows into one PNG file, without time, name or version in it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 3 * max(len(panels) for panels, _ in rows)
+    height, width = _PANEL_INCHES * len(rows) + 0.35, _PANEL_INCHES * columns
+    figure: Figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    top = 1 - 0.35 / height
+    axes = figure.subplots(
+        len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02, "top": top, "bottom": 0.0,
+                                                        "left": 0.0, "right": 1.0}
+    )  # fmt: skip
+    figure.text(0.005, 1 - 0.24 / height, f"{title}. Left of the picture = left of the patient.", color="w", size=8)
+    for row, (panels, at) in zip(axes, rows, strict=True):
+        for axis in row:
+            axis.set_axis_off()
+        for number, panel in enumerate(panels):
+            for plane in range(3):
+                _show(row[3 * number + plane], panel, plane, at)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None}, facecolor="black")
+
+
+def _show(axis: Axes, panel: _Panel, plane: int, at: tuple[int, int, int]) -> None:
+    """One plane of one panel."""
+    picture = _slice(panel.values, plane, at)
+    extent = (0.0, float(picture.shape[1]), float(picture.shape[0]), 0.0)
+    low, high = panel.window
+    aspect = _aspect(panel.spacing, plane)
+    axis.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect, extent=extent)
+    if panel.label is not None:
+        outlines = _outlines(_slice(panel.label, plane, at))
+        axis.imshow(outlines, aspect=aspect, extent=extent, interpolation="nearest")
+    if plane == 0:
+        axis.text(0.02, 0.98, panel.title, color="w", size=7, va="top", transform=axis.transAxes)

@@ -1,0 +1,291 @@
+"""Generates cohorts: numbered subjects with image, label, provenance; complete or not there; resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from monai.data import MetaTensor
+
+from medgen import __version__
+from medgen.checks import MedgenError, check_positive, check_range
+from medgen.cohort.contact_sheet import MOST_SUBJECTS, contact_sheet
+from medgen.io.atomic import write_json
+from medgen.io.nifti import read_nifti, write_nifti
+
+__all__ = ["CohortSummary", "SubjectModel", "generate_cohort"]
+
+MANIFEST = "manifest.json"
+CONTACT_SHEET = "contact_sheet.png"
+_LARGEST_SEED = 2**62
+
+
+class SubjectModel(Protocol):
+    """What a model must offer to make a cohort: :class:`medgen.models.generative.GenerativeModel` does."""
+
+    @property
+    def spec(self) -> Any:
+        """Has ``name``, ``version`` and ``modality`` (the BIDS suffix of the image)."""
+
+    @property
+    def hash(self) -> str:
+        """Of the model folder."""
+
+    def sample(
+        self,
+        n: int = 1,
+        seed: int = 0,
+        label: MetaTensor | None = None,
+        sampler: str | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Sequence[dict[str, MetaTensor]]:
+        """``n`` subjects with ``"image"`` and, where the model has labels, ``"label"``."""
+
+
+@dataclass(frozen=True)
+class CohortSummary:
+    """What :func:`generate_cohort` leaves.
+
+    Attributes:
+        folder: of the cohort.
+        subjects: ``sub-0001``, ...
+        made: how many of them this call made; the others were complete before.
+        contact_sheet: the picture.
+    """
+
+    folder: Path
+    subjects: tuple[str, ...]
+    made: int
+    contact_sheet: Path
+
+
+def generate_cohort(
+    model: SubjectModel,
+    n: int,
+    output_dir: str | os.PathLike[str],
+    seed: int = 0,
+    *,
+    sampler: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    label: MetaTensor | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CohortSummary:
+    """Writes ``n`` generated subjects, each with image, label map and provenance.
+
+    Subject number ``i`` (``sub-0001`` is number 0) uses ``seed + i`` and does not depend on ``n``. Its files are
+    ``sub-0001_<modality>.nii.gz``, ``sub-0001_dseg.nii.gz`` and, last, ``sub-0001.json`` with provenance and SHA-256 of
+    the others: a subject with that file is complete. No file holds a clock time or a path, so that the same call gives
+    the same bytes on the same machine.
+
+    Args:
+        model: makes the subjects.
+        n: how many.
+        output_dir: the cohort's folder; a new one, unless ``overwrite`` or ``resume`` is given.
+        seed: of the first subject.
+        sampler: name of a sampler; by default the model's.
+        num_inference_steps: by default the model's.
+        guidance_scale: by default the model's.
+        label: one label map ``(1, X, Y, Z)``, in the model's ids, for all subjects; by default each has its own, from
+            the model's source of labels.
+        overwrite: removes the cohort that is in the folder first; a folder that holds none is refused.
+        resume: keeps the complete subjects of an interrupted call with the same settings; ``n`` may be larger.
+        progress: called with (subjects done, n).
+
+    Returns:
+        Where everything is.
+
+    Raises:
+        MedgenError: a wrong argument, an existing folder, a folder made with other settings, or no write permission.
+        OSError: the disk is full, or the like; the subjects written before are complete.
+    """
+    _check_arguments(n, seed, num_inference_steps, overwrite, resume)
+    folder = Path(output_dir)
+    request = _request(model, seed, sampler, num_inference_steps, guidance_scale, label)
+    options = {
+        "sampler": sampler, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "label": label
+    }  # fmt: skip
+    _prepare(folder, request, n, overwrite, resume)
+    new, made = not folder.exists(), 0
+    subjects: list[dict[str, Any]] = []
+    write_json(folder / MANIFEST, _manifest(request, n, subjects, complete=False))
+    try:
+        for number in range(n):
+            name = f"sub-{number + 1:04d}"
+            record = _complete(folder, name) if resume else None
+            if record is None:
+                record = _make_subject(model, folder, name, seed + number, options)
+                made += 1
+            subjects.append({"id": name, "seed": seed + number, "files": record["files"]})
+            if progress is not None:
+                progress(number + 1, n)
+    except BaseException:
+        if new and not subjects:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    write_json(folder / MANIFEST, _manifest(request, n, subjects, complete=True))
+    names = tuple(subject["id"] for subject in subjects)
+    _write_contact_sheet(folder, names, model.spec.modality)
+    return CohortSummary(folder, names, made, folder / CONTACT_SHEET)
+
+
+def _check_arguments(n: int, seed: int, num_inference_steps: int | None, overwrite: bool, resume: bool) -> None:
+    check_positive("generate_cohort", "n", n)
+    check_range("generate_cohort", "seed", seed, 0, _LARGEST_SEED)
+    if num_inference_steps is not None:
+        check_positive("generate_cohort", "num_inference_steps", num_inference_steps)
+    if overwrite and resume:
+        raise MedgenError("generate_cohort: overwrite and resume exclude each other. Give one.")
+
+
+def _request(
+    model: SubjectModel,
+    seed: int,
+    sampler: str | None,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    label: MetaTensor | None,
+) -> dict[str, Any]:
+    """What decides every byte of a subject but its number; two calls with the same one may share a folder."""
+    return {
+        "model": {"name": model.spec.name, "version": getattr(model.spec, "version", ""), "hash": model.hash},
+        "seed": seed,
+        "sampler": sampler,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "label_sha256": None if label is None else _volume_hash(label),
+    }
+
+
+def _volume_hash(volume: MetaTensor) -> str:
+    """SHA-256 of a volume's ids, shape and affine."""
+    values = np.ascontiguousarray(volume.as_tensor().cpu().numpy().astype(np.int32))
+    affine = np.ascontiguousarray(volume.affine.cpu().numpy().astype(np.float64))
+    return hashlib.sha256(repr(values.shape).encode() + values.tobytes() + affine.tobytes()).hexdigest()
+
+
+def _prepare(folder: Path, request: dict[str, Any], n: int, overwrite: bool, resume: bool) -> None:
+    """Refuses, empties or accepts an existing folder."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise MedgenError(f"'{folder}' is a file. Give another output folder.")
+    if not overwrite and not resume:
+        raise MedgenError(f"'{folder}' exists. Choose another output, or add --overwrite or --resume.")
+    if not any(folder.iterdir()):
+        return
+    before = _read_json(folder / MANIFEST)
+    if before is None or "request" not in before:
+        raise MedgenError(f"'{folder}' exists and holds no cohort of medgen. Choose another output.")
+    if overwrite:
+        _remove_cohort(folder)
+        return
+    _check_same_request(folder, before, request, n)
+
+
+def _check_same_request(folder: Path, before: dict[str, Any], request: dict[str, Any], n: int) -> None:
+    """Refuses to resume a cohort with other settings than it was begun with."""
+    for key, value in request.items():
+        if before["request"].get(key) != value:
+            was = before["request"].get(key)
+            raise MedgenError(
+                f"'{folder}' was begun with {key} {was}, not {value}. Resume with the same settings, or choose another "
+                "output."
+            )
+    if n < int(before.get("n", 0)):
+        raise MedgenError(f"'{folder}' was begun with n {before['n']}, not {n}. Resume with at least as many.")
+
+
+def _remove_cohort(folder: Path) -> None:
+    """Removes a cohort's own files and nothing else."""
+    for pattern in ("sub-[0-9]*.nii.gz", "sub-[0-9]*.json", CONTACT_SHEET, MANIFEST):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def _make_subject(model: SubjectModel, folder: Path, name: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Generates and writes one subject; its record is written last."""
+    subject = model.sample(n=1, seed=seed, **options)[0]
+    names = {"image": f"{name}_{model.spec.modality}.nii.gz", "label": f"{name}_dseg.nii.gz"}
+    files = {}
+    for key, dtype in (("image", np.float32), ("label", np.int16)):
+        if key in subject:
+            write_nifti(folder / names[key], subject[key], dtype=dtype)
+            files[names[key]] = _file_hash(folder / names[key])
+    record = {**_provenance(model, seed, subject["image"], options), "files": files}
+    write_json(folder / f"{name}.json", record)
+    return record
+
+
+def _provenance(model: SubjectModel, seed: int, image: MetaTensor, options: dict[str, Any]) -> dict[str, Any]:
+    """Where a subject comes from: no clock time, no path."""
+    label = options["label"]
+    record = {key: value for key, value in options.items() if key != "label"}
+    record |= image.meta.get("provenance", {})
+    record |= {
+        "synthetic": True,
+        "model": {"name": model.spec.name, "version": getattr(model.spec, "version", ""), "hash": model.hash},
+        "seed": seed,
+        "label_sha256": None if label is None else _volume_hash(label),
+        "software": {"medgen": __version__} | {name: metadata.version(name) for name in ("torch", "monai", "numpy")},
+    }
+    return record
+
+
+def _complete(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record of a subject whose files are all there and whole, else None."""
+    record = _read_json(folder / f"{name}.json")
+    if record is None or not isinstance(record.get("files"), dict):
+        return None
+    for file, digest in record["files"].items():
+        if not (folder / file).is_file() or _file_hash(folder / file) != digest:
+            return None
+    return record
+
+
+def _manifest(request: dict[str, Any], n: int, subjects: list[dict[str, Any]], complete: bool) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "synthetic": True,
+        "generator": f"medgen {__version__}",
+        "request": request,
+        "n": n,
+        "complete": complete,
+        "subjects": subjects,
+    }
+
+
+def _write_contact_sheet(folder: Path, names: Sequence[str], modality: str) -> None:
+    """Draws the subjects from their files."""
+    volumes = []
+    for name in names[:MOST_SUBJECTS]:
+        volume = {"image": read_nifti(folder / f"{name}_{modality}.nii.gz", role="image")}
+        if (folder / f"{name}_dseg.nii.gz").exists():
+            volume["label"] = read_nifti(folder / f"{name}_dseg.nii.gz", role="label")
+        volumes.append(volume)
+    contact_sheet(volumes, folder / CONTACT_SHEET, names)
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
