@@ -107,7 +107,7 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
     network = build_network(files.spec.network, files.spec.name)
     network.load_state_dict(files.state)
     network.eval().requires_grad_(False)
-    return GenerativeModel(files.spec, network.to(where), where)
+    return GenerativeModel(files.spec, network.to(where), where, files.hash)
 
 
 def describe_models(folder: str | os.PathLike[str] | None = None) -> list[ModelSummary]:

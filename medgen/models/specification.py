@@ -7,175 +7,46 @@ the value and the remedy; an unknown field, an expression (``$``) and a class ou
 # ruff: noqa: RUF009  (fields are made by a function that attaches the check; it is called once per field, as meant)
 from __future__ import annotations
 
-import copy
 import dataclasses
+import inspect
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from medgen.checks import MedgenError, nearest
-from medgen.networks.registry import check_network_form, check_plain, short
+from medgen.checks import MedgenError
+from medgen.models.fields import (
+    Checked,
+    checked,
+    choice,
+    integer,
+    label_channel,
+    name_text,
+    nested,
+    network_form,
+    number,
+    optional,
+    options,
+    plain_object,
+    read_fields,
+    refuse,
+    sequence,
+    text,
+)
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1
 TASKS = ("label_to_image", "joint", "inpaint")
 PACKINGS = ("none", "haar")
 DIFFUSION_UNETS = ("DiffusionModelUNet", "ConditionalUNet")
 MAX_VOXELS = 1_000_000_000
-MAX_JSON = 262_144
-
-# check(value, where, source) -> the value in its final type
-Check = Callable[[Any, str, str], Any]
-T = TypeVar("T")
 
 
-def _refuse(source: str, where: str, constraint: str, value: Any, hint: str = "") -> MedgenError:
-    return MedgenError(f"{source}: field {where!r} must be {constraint}. Got {short(value)}.{hint or ' Correct it.'}")
-
-
-def text(pattern: str = r"[^\x00-\x1f\x7f]*", constraint: str = "text on one line", longest: int = 2000) -> Check:
-    """Text that matches ``pattern`` as a whole and holds no expression."""
-
-    def check(value: Any, where: str, source: str) -> str:
-        if not isinstance(value, str) or len(value) > longest or not re.fullmatch(pattern, value):
-            raise _refuse(source, where, f"{constraint} (at most {longest} characters)", value)
-        check_plain(value, where, source)
-        return value
-
-    return check
-
-
-def choice(choices: Callable[[], Iterable[str]]) -> Check:
-    """One of the names that ``choices()`` gives (called late: tables live in heavy modules)."""
-
-    def check(value: Any, where: str, source: str) -> str:
-        names = list(choices())
-        if value not in names:
-            raise _refuse(source, where, f"one of {', '.join(names)}", value, nearest(value, names))
-        return str(value)
-
-    return check
-
-
-def integer(low: int, high: int) -> Check:
-    """An integer in ``low..high``."""
-
-    def check(value: Any, where: str, source: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _refuse(source, where, f"an integer in {low}..{high}", value)
-        return value
-
-    return check
-
-
-def number(low: float, high: float, above: bool = False) -> Check:
-    """A finite number in ``low..high``; ``above`` leaves ``low`` itself out."""
-
-    def check(value: Any, where: str, source: str) -> float:
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not real or not low <= value <= high or (above and value == low):  # NaN fails the comparison
-            raise _refuse(source, where, f"a finite number {'above' if above else 'from'} {low:g} to {high:g}", value)
-        return float(value)
-
-    return check
-
-
-def sequence(of: Check, shortest: int, longest: int) -> Check:
-    """A list of ``shortest..longest`` entries, each passing ``of``; becomes a tuple."""
-
-    def check(value: Any, where: str, source: str) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or not shortest <= len(value) <= longest:
-            raise _refuse(source, where, f"a list of {shortest} to {longest} entries", value)
-        return tuple(of(item, f"{where}[{i}]", source) for i, item in enumerate(value))
-
-    return check
-
-
-def optional(of: Check) -> Check:
-    """Null, or what ``of`` accepts."""
-    return lambda value, where, source: None if value is None else of(value, where, source)
-
-
-def plain_object(value: Any, where: str, source: str) -> dict[str, Any]:
-    """A JSON object without expressions, of at most ``MAX_JSON`` bytes."""
-    if not isinstance(value, Mapping):
-        raise _refuse(source, where, "an object", value)
-    check_plain(dict(value), where, source)
-    if len(json.dumps(dict(value))) > MAX_JSON:
-        raise _refuse(source, where, f"an object of at most {MAX_JSON} bytes", value)
-    return copy.deepcopy(dict(value))
-
-
-def network_form(value: Any, where: str, source: str) -> dict[str, Any]:
-    """A network specification of a registered class (its signature is checked when it is built)."""
-    check_network_form(value, source, where)
-    return copy.deepcopy(dict(value))
-
-
-def label_channel(value: Any, where: str, source: str) -> tuple[str, tuple[int, ...]]:
-    """``[name, [label ids]]``: one conditioning channel."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise _refuse(source, where, "[name, [label ids]]", value)
-    name = text(r"[a-z][a-z0-9_]*", "a name of small letters, digits and _", 64)(value[0], f"{where}[0]", source)
-    return name, sequence(integer(1, 32767), 1, 512)(value[1], f"{where}[1]", source)
-
-
-def label_source(value: Any, where: str, source: str) -> dict[str, Any]:
-    """``{"population": {...}}`` or ``{"model": name}``: where a label map comes from if none is given."""
-    value = plain_object(value, where, source)
-    if list(value) == ["population"]:
-        return {"population": plain_object(value["population"], f"{where}.population", source)}
-    if list(value) == ["model"]:
-        return {"model": _name(value["model"], f"{where}.model", source)}
-    raise _refuse(source, where, "an object with one key, 'population' or 'model'", value)
-
-
-def nested(cls: Callable[[], type[Any]]) -> Check:
-    """An object with the fields of the dataclass that ``cls()`` gives."""
-
-    def check(value: Any, where: str, source: str) -> Any:
-        kind = cls()
-        return value if isinstance(value, kind) else _read(kind, value, source, f"{where}.")
-
-    return check
-
-
-_name = text(r"[a-z0-9][a-z0-9._-]*", "a name of small letters, digits, '.', '_' and '-'", 64)
-
-
-def _checked(check: Check, **default: Any) -> Any:
-    """A dataclass field with its check in the metadata."""
-    return field(metadata={"check": check}, **default)
-
-
-class _Checked:
-    """Runs the check of every field on construction (frozen dataclasses derive from it)."""
-
-    def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = item.metadata["check"](getattr(self, item.name), item.name, type(self).__name__)
-            object.__setattr__(self, item.name, value)
-
-
-def _read(cls: type[T], data: Any, source: str, prefix: str = "") -> T:
-    """Make ``cls`` from a JSON object: unknown and missing fields refused, every field checked under its full name."""
-    if not isinstance(data, Mapping):
-        raise _refuse(source, prefix.rstrip(".") or "(whole file)", "an object", data)
-    known = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in data:
-        if key not in known:
-            hint = nearest(key, known) or f" Known fields: {', '.join(known)}."
-            raise MedgenError(f"{source}: field {f'{prefix}{key}'!r} is unknown.{hint}")
-    for name, item in known.items():
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if required and name not in data:
-            raise MedgenError(f"{source}: field {f'{prefix}{name}'!r} is missing. Add it.")
-    return cls(**{key: known[key].metadata["check"](value, f"{prefix}{key}", source) for key, value in data.items()})
-
-
-def _prediction_types() -> Iterable[str]:
+def prediction_types() -> Iterable[str]:
     from medgen.diffusion.denoiser import PREDICTION_TYPES
 
     return PREDICTION_TYPES
@@ -194,7 +65,7 @@ def _schedules() -> Iterable[str]:
 
 
 @dataclass(frozen=True)
-class Grid(_Checked):
+class Grid(Checked):
     """The voxel grid a model works on, in RAS+ axes.
 
     Args:
@@ -202,8 +73,8 @@ class Grid(_Checked):
         size: voxels, per axis (before packing).
     """
 
-    spacing: tuple[float, ...] = _checked(sequence(number(0, 100, above=True), 2, 3))
-    size: tuple[int, ...] = _checked(sequence(integer(1, 4096), 2, 3))
+    spacing: tuple[float, ...] = checked(sequence(number(0, 100, above=True), 2, 3))
+    size: tuple[int, ...] = checked(sequence(integer(1, 4096), 2, 3))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,11 +83,30 @@ class Grid(_Checked):
                 f"Grid: spacing and size must have one entry per axis. Got {self.spacing} and {self.size}. Add axes."
             )
         if math.prod(self.size) > MAX_VOXELS:
-            raise _refuse("Grid", "size", f"at most {MAX_VOXELS:,} voxels", self.size)
+            raise refuse("Grid", "size", f"at most {MAX_VOXELS:,} voxels", self.size)
 
 
 @dataclass(frozen=True)
-class Intensity(_Checked):
+class PopulationSource(Checked):
+    """Arguments of :class:`medgen.anatomy.population.Population`, whose label maps the model draws on.
+
+    Args:
+        spacing: mm per axis, as the model's grid.
+        size: voxels per axis, as the model's grid.
+        atlas: name of a bundled atlas.
+        brain_extracted: share of subjects without skull and scalp.
+        flip: share of subjects mirrored left to right.
+    """
+
+    spacing: tuple[float, ...] = checked(sequence(number(0, 100, above=True), 3, 3))
+    size: tuple[int, ...] = checked(sequence(integer(1, 4096), 3, 3))
+    atlas: str = checked(name_text, default="colin27")
+    brain_extracted: float = checked(number(0, 1), default=0.25)
+    flip: float = checked(number(0, 1), default=0.5)
+
+
+@dataclass(frozen=True)
+class Intensity(Checked):
     """What a generated value of 1.0 becomes on disk.
 
     Args:
@@ -224,12 +114,12 @@ class Intensity(_Checked):
         unit: name of that unit.
     """
 
-    scale: float = _checked(number(0, 1e6, above=True), default=1.0)
-    unit: str = _checked(text(longest=100), default="arbitrary")
+    scale: float = checked(number(0, 1e6, above=True), default=1.0)
+    unit: str = checked(text(longest=100), default="arbitrary")
 
 
 @dataclass(frozen=True)
-class Sampling(_Checked):
+class Sampling(Checked):
     """Default way to sample a model.
 
     Args:
@@ -244,26 +134,83 @@ class Sampling(_Checked):
         schedule_options: further arguments of the schedule (``rho``, ``shift``).
     """
 
-    sampler: str = _checked(choice(_samplers))
-    num_inference_steps: int = _checked(integer(1, 10_000))
-    schedule: str = _checked(choice(_schedules))
-    sigma_min: float = _checked(number(0, 1e4, above=True))
-    sigma_max: float = _checked(number(0, 1e6, above=True))
-    guidance_scale: float = _checked(number(0, 100), default=1.0)
-    guidance_interval: tuple[float, float] | None = _checked(optional(sequence(number(0, 1e6), 2, 2)), default=None)
-    sampler_options: dict[str, Any] = _checked(plain_object, default_factory=dict)
-    schedule_options: dict[str, Any] = _checked(plain_object, default_factory=dict)
+    sampler: str = checked(choice(_samplers))
+    num_inference_steps: int = checked(integer(1, 10_000))
+    schedule: str = checked(choice(_schedules))
+    sigma_min: float = checked(number(0, 1e4, above=True))
+    sigma_max: float = checked(number(0, 1e6, above=True))
+    guidance_scale: float = checked(number(0, 100), default=1.0)
+    guidance_interval: tuple[float, float] | None = checked(optional(sequence(number(0, 1e6), 2, 2)), default=None)
+    sampler_options: dict[str, Any] = checked(options, default_factory=dict)
+    schedule_options: dict[str, Any] = checked(options, default_factory=dict)
+
+    def sigmas(self, num_inference_steps: int | None = None) -> torch.Tensor:
+        """Noise levels of a run, high to low, ``(num_inference_steps + 1,)`` float64.
+
+        Args:
+            num_inference_steps: the default ones if None.
+
+        Returns:
+            What the schedule makes of ``sigma_min``, ``sigma_max`` (where it takes them) and ``schedule_options``.
+        """
+        from medgen.diffusion.schedules import SCHEDULES, make_sigmas
+
+        known = inspect.signature(SCHEDULES[self.schedule]).parameters
+        levels = {key: value for key in ("sigma_min", "sigma_max") if key in known for value in [getattr(self, key)]}
+        return make_sigmas(
+            self.schedule, num_inference_steps or self.num_inference_steps, **self.schedule_options | levels
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sigma_min >= self.sigma_max:
-            raise _refuse("Sampling", "sigma_min", f"below sigma_max ({self.sigma_max:g})", self.sigma_min)
+            raise refuse("Sampling", "sigma_min", f"below sigma_max ({self.sigma_max:g})", self.sigma_min)
         if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
-            raise _refuse("Sampling", "guidance_interval", "[low, high] with low < high", self.guidance_interval)
+            raise refuse("Sampling", "guidance_interval", "[low, high] with low < high", self.guidance_interval)
+        _try_out(self)
+
+
+def _try_out(sampling: Sampling) -> None:
+    """Make the sigmas and take two steps with a single number, so that a bad option shows at once.
+
+    Raises:
+        MedgenError: the schedule or the sampler refuses its options.
+    """
+    import torch
+
+    from medgen.diffusion.samplers import SAMPLERS
+
+    with _blame("schedule_options"):
+        sampling.sigmas()
+    streams = [torch.Generator().manual_seed(0)]
+    steps = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
+    with _blame("sampler_options"):
+        sample = SAMPLERS[sampling.sampler]
+        sample(lambda x, _: 0 * x, torch.ones(1, 1), steps, generators=streams, **sampling.sampler_options)
+
+
+@contextmanager
+def _blame(name: str) -> Iterator[None]:
+    """Whatever a function makes of options that it did not expect becomes one line about the field ``name``."""
+    try:
+        yield
+    except Exception as error:
+        raise MedgenError(f"Sampling: field '{name}' is not accepted: {error}") from error
+
+
+def label_source(value: Any, where: str, source: str) -> dict[str, Any]:
+    """``{"population": {...}}`` or ``{"model": name}``: where a label map comes from if none is given."""
+    value = plain_object(value, where, source)
+    if list(value) == ["population"]:
+        population = read_fields(PopulationSource, value["population"], source, f"{where}.population.")
+        return {"population": json.loads(json.dumps(dataclasses.asdict(population)))}
+    if list(value) == ["model"]:
+        return {"model": name_text(value["model"], f"{where}.model", source)}
+    raise refuse(source, where, "an object with one key, 'population' or 'model'", value)
 
 
 @dataclass(frozen=True)
-class ModelSpec(_Checked):
+class ModelSpec(Checked):
     """The declarative specification of a model, the content of ``medgen.json``.
 
     Args:
@@ -300,38 +247,39 @@ class ModelSpec(_Checked):
         MedgenError: a field fails its check, or two fields contradict each other.
     """
 
-    name: str = _checked(_name)
-    version: str = _checked(text(r"\d{1,4}\.\d{1,4}\.\d{1,4}", "three numbers like 1.0.0", 14))
-    network: dict[str, Any] = _checked(network_form)
-    prediction_type: str = _checked(choice(_prediction_types))
-    task: str = _checked(choice(lambda: TASKS))
-    grid: Grid = _checked(nested(lambda: Grid))
-    sampling: Sampling = _checked(nested(lambda: Sampling))
-    channel_mean: tuple[float, ...] = _checked(sequence(number(-1e6, 1e6), 1, 4096))
-    channel_std: tuple[float, ...] = _checked(sequence(number(0, 1e6, above=True), 1, 4096))
-    sigma_data: float = _checked(number(0, 1e3, above=True), default=1.0)
-    packing: str = _checked(choice(lambda: PACKINGS), default="none")
-    image_channels: int = _checked(integer(1, 64), default=1)
-    label_channels: tuple[tuple[str, tuple[int, ...]], ...] = _checked(sequence(label_channel, 0, 256), default=())
-    label_dropout: float = _checked(number(0, 1), default=0.0)
-    intensity: Intensity = _checked(nested(lambda: Intensity), default_factory=Intensity)
-    label_source: dict[str, Any] | None = _checked(optional(label_source), default=None)
-    training: dict[str, Any] = _checked(plain_object, default_factory=dict)
-    regression: dict[str, Any] | None = _checked(optional(plain_object), default=None)
-    modality: str = _checked(text(r"[A-Za-z0-9]+", "a BIDS suffix of letters and digits", 16), default="T1w")
-    body_part: str = _checked(text(longest=64), default="")
-    licence: str = _checked(text(r"[A-Za-z0-9.+-]+", "an SPDX identifier", 64), default="NOASSERTION")
-    authors: str = _checked(text(longest=500), default="")
-    copyright: str = _checked(text(longest=1000), default="")
-    description: str = _checked(text(), default="")
-    intended_use: str = _checked(text(), default="Research and development. Not for clinical use.")
-    format: int = _checked(integer(FORMAT, FORMAT), default=FORMAT)
+    name: str = checked(name_text)
+    version: str = checked(text(r"\d{1,4}\.\d{1,4}\.\d{1,4}", "three numbers like 1.0.0", 14))
+    network: dict[str, Any] = checked(network_form)
+    prediction_type: str = checked(choice(prediction_types))
+    task: str = checked(choice(lambda: TASKS))
+    grid: Grid = checked(nested(lambda: Grid))
+    sampling: Sampling = checked(nested(lambda: Sampling))
+    channel_mean: tuple[float, ...] = checked(sequence(number(-1e6, 1e6), 1, 4096))
+    channel_std: tuple[float, ...] = checked(sequence(number(0, 1e6, above=True), 1, 4096))
+    sigma_data: float = checked(number(0, 1e3, above=True), default=1.0)
+    packing: str = checked(choice(lambda: PACKINGS), default="none")
+    image_channels: int = checked(integer(1, 64), default=1)
+    label_channels: tuple[tuple[str, tuple[int, ...]], ...] = checked(sequence(label_channel, 0, 256), default=())
+    label_dropout: float = checked(number(0, 1), default=0.0)
+    intensity: Intensity = checked(nested(lambda: Intensity), default_factory=Intensity)
+    label_source: dict[str, Any] | None = checked(optional(label_source), default=None)
+    training: dict[str, Any] = checked(plain_object, default_factory=dict)
+    regression: dict[str, Any] | None = checked(optional(plain_object), default=None)
+    modality: str = checked(text(r"[A-Za-z0-9]+", "a BIDS suffix of letters and digits", 16), default="T1w")
+    body_part: str = checked(text(longest=64), default="")
+    licence: str = checked(text(r"[A-Za-z0-9.+-]+", "an SPDX identifier", 64), default="NOASSERTION")
+    authors: str = checked(text(longest=500), default="")
+    copyright: str = checked(text(longest=1000), default="")
+    description: str = checked(text(), default="")
+    intended_use: str = checked(text(), default="Research and development. Not for clinical use.")
+    format: int = checked(integer(FORMAT, FORMAT), default=FORMAT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_labels(self)
         _check_channels(self)
         _check_grid(self)
+        _check_population(self)
 
     @property
     def spatial_dims(self) -> int:
@@ -349,6 +297,12 @@ class ModelSpec(_Checked):
         labels = len(self.label_channels) if self.task == "joint" else 0
         return (self.image_channels + labels) * self.packing_factor
 
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the conditioning: packed labels (or image with hole and mask), and a flag with label dropout."""
+        count = self.image_channels + 1 if self.task == "inpaint" else len(self.label_channels)
+        return count * self.packing_factor + (self.label_dropout > 0)
+
     @classmethod
     def from_dict(cls, data: Any, source: str = "ModelSpec") -> ModelSpec:
         """Make a specification from the content of a ``medgen.json``.
@@ -361,7 +315,7 @@ class ModelSpec(_Checked):
             MedgenError: an unknown, missing or bad field.
         """
         try:
-            return _read(cls, data, source)
+            return read_fields(cls, data, source)
         except MedgenError as error:
             if str(error).startswith(source):
                 raise
@@ -403,15 +357,31 @@ def _check_channels(spec: ModelSpec) -> None:
         raise MedgenError(
             f"ModelSpec: field 'network.out_channels' must be {expected} (diffused channels after packing). Got {out}."
         )
-    given = _network_integer(spec, "in_channels", expected)
-    if given < expected:
-        raise MedgenError(f"ModelSpec: field 'network.in_channels' must be at least {expected}. Got {given}.")
+    _check_condition(spec)
+
+
+def _check_condition(spec: ModelSpec) -> None:
+    """The network takes the diffused and the conditioning channels."""
+    name, diffused, condition = spec.network["_target_"], spec.diffused_channels, spec.condition_channels
+    if name == "ConditionalUNet":
+        wanted = {"in_channels": diffused, "condition_channels": condition}
+    elif name == "DiffusionModelUNet":
+        wanted = {"in_channels": diffused + condition}
+    else:
+        raise refuse("ModelSpec", "network._target_", f"one of {', '.join(DIFFUSION_UNETS)} (it takes timesteps)", name)
+    for key, count in wanted.items():
+        given = _network_integer(spec, key, 0 if key == "condition_channels" else count)
+        if given != count:
+            raise MedgenError(
+                f"ModelSpec: field 'network.{key}' must be {count} ({diffused} diffused and {condition} conditioning "
+                f"channels after packing). Got {given}."
+            )
 
 
 def _network_integer(spec: ModelSpec, key: str, default: int) -> int:
     value = spec.network.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _refuse("ModelSpec", f"network.{key}", "a positive integer", value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise refuse("ModelSpec", f"network.{key}", "an integer", value)
     return value
 
 
@@ -426,6 +396,16 @@ def _check_grid(spec: ModelSpec) -> None:
             f"ModelSpec: field 'grid.size' must be multiples of {multiple} (packing and levels of the network). "
             f"Got {list(spec.grid.size)}."
         )
+
+
+def _check_population(spec: ModelSpec) -> None:
+    """The population's label maps lie on the model's grid."""
+    for key, value in (spec.label_source or {}).get("population", {}).items():
+        if key in {"spacing", "size"} and tuple(value) != getattr(spec.grid, key):
+            raise MedgenError(
+                f"ModelSpec: field 'label_source.population.{key}' must be that of the grid, "
+                f"{list(getattr(spec.grid, key))}. Got {value}."
+            )
 
 
 def size_multiple(spec: ModelSpec) -> int:

@@ -1,0 +1,250 @@
+"""What a training run is: the typed content of a YAML file in ``configs/``, with overrides from the command line."""
+
+# ruff: noqa: RUF009  (fields are made by a function that attaches the check; it is called once per field, as meant)
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medgen.checks import MedgenError, nearest
+from medgen.models.fields import (
+    Checked,
+    checked,
+    choice,
+    integer,
+    label_channel,
+    nested,
+    network_form,
+    number,
+    optional,
+    plain_object,
+    read_fields,
+    sequence,
+    text,
+)
+from medgen.models.specification import PACKINGS, TASKS, Grid, Intensity, Sampling, prediction_types
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers")
+
+
+def _weightings() -> Iterable[str]:
+    from medgen.diffusion.losses import WEIGHTINGS
+
+    return WEIGHTINGS
+
+
+@dataclass(frozen=True)
+class NoiseLevels(Checked):
+    """Noise levels of training, ``ln sigma ~ N(mean, std**2)``.
+
+    Args:
+        mean: of ``ln sigma``.
+        std: of ``ln sigma``.
+        at_maximum: share of samples trained at ``sampling.sigma_max`` itself, where the denoiser is a regression.
+    """
+
+    mean: float = checked(number(-10, 10), default=0.0)
+    std: float = checked(number(0, 10, above=True), default=1.2)
+    at_maximum: float = checked(number(0, 1), default=0.0)
+
+
+@dataclass(frozen=True)
+class Optimisation(Checked):
+    """AdamW with a linear warm-up and a cosine decay to zero.
+
+    Args:
+        learning_rate: the highest.
+        betas: of Adam.
+        weight_decay: decoupled.
+        warmup_steps: steps of the linear rise.
+        clip_norm: largest norm of the gradient.
+        ema_decay: of the averaged weights, which are what is kept; rises with the step as (1 + k) / (10 + k).
+    """
+
+    learning_rate: float = checked(number(0, 1, above=True), default=1.5e-3)
+    betas: tuple[float, ...] = checked(sequence(number(0, 1), 2, 2), default=(0.9, 0.99))
+    weight_decay: float = checked(number(0, 1), default=0.0)
+    warmup_steps: int = checked(integer(0, 10**6), default=100)
+    clip_norm: float = checked(number(0, 1e6, above=True), default=1.0)
+    ema_decay: float = checked(number(0, 1), default=0.998)
+
+
+@dataclass(frozen=True)
+class Augmentation(Checked):
+    """What is drawn anew for each training item from files (the population has its own variety).
+
+    Args:
+        rotation_degrees: largest rotation about each axis.
+        scale: largest relative change of size.
+        shift_mm: largest shift.
+        flip: probability of a left-right mirror image.
+        gamma: largest |ln gamma| of the intensities.
+        bias: largest relative amplitude of a smooth multiplicative field.
+        noise: largest standard deviation of added Gaussian noise.
+        blur_mm: largest standard deviation of a Gaussian blur.
+    """
+
+    rotation_degrees: float = checked(number(0, 180), default=0.0)
+    scale: float = checked(number(0, 0.9), default=0.0)
+    shift_mm: float = checked(number(0, 1000), default=0.0)
+    flip: float = checked(number(0, 1), default=0.0)
+    gamma: float = checked(number(0, 3), default=0.0)
+    bias: float = checked(number(0, 0.9), default=0.0)
+    noise: float = checked(number(0, 1), default=0.0)
+    blur_mm: float = checked(number(0, 20), default=0.0)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """A training run.
+
+    Args:
+        name: of the model that results.
+        task: ``label_to_image``, ``joint`` or ``inpaint``; see :class:`~medgen.models.specification.ModelSpec`.
+        net: network: ``_target_`` is a name in the registry; channels in and out follow from task and packing.
+        grid: voxel grid of the model, RAS+.
+        sampling: default way to sample the model.
+        steps: optimiser steps.
+        data: ``colin27`` (the bundled population), or a path: a MONAI datalist JSON, a BIDS tree, or a folder with
+            image and label sub-folders.
+        population: arguments of :class:`~medgen.anatomy.population.Population` (with ``data: colin27``).
+        subjects: how many subjects of the population to train on; they are kept in memory.
+        label_channels: ``[name, [ids]]``, or ``tissues`` for those of the bundled atlas.
+        patch_size: voxels of a training patch; the whole grid by default.
+        hole_diameter_mm: smallest and largest hole of task ``inpaint``.
+        held_out_endings: last digits of subject numbers never trained on (files only).
+        batch_size, seed, num_workers, validate_every, checkpoint_every: as they say.
+        precision: ``auto`` is bf16 on a GPU that has it, else fp32.
+    """
+
+    name: str = checked(text(r"[a-z0-9][a-z0-9._-]*", "a name of small letters, digits, '-', '_' and '.'", 64))
+    task: str = checked(choice(lambda: TASKS))
+    net: dict[str, Any] = checked(network_form)
+    grid: Grid = checked(nested(lambda: Grid))
+    sampling: Sampling = checked(nested(lambda: Sampling))
+    steps: int = checked(integer(1, 10**8))
+    version: str = checked(text(r"\d{1,4}\.\d{1,4}\.\d{1,4}", "three numbers like 1.0.0", 14), default="1.0.0")
+    data: str = checked(text(longest=4096), default="colin27")
+    population: dict[str, Any] = checked(plain_object, default_factory=dict)
+    subjects: int = checked(integer(1, 10**6), default=300)
+    label_channels: tuple[tuple[str, tuple[int, ...]], ...] = checked(sequence(label_channel, 0, 256), default=())
+    patch_size: tuple[int, ...] | None = checked(optional(sequence(integer(1, 4096), 2, 3)), default=None)
+    prediction_type: str = checked(choice(prediction_types), default="edm")
+    packing: str = checked(choice(lambda: PACKINGS), default="haar")
+    label_dropout: float = checked(number(0, 1), default=0.0)
+    noise_levels: NoiseLevels = checked(nested(lambda: NoiseLevels), default_factory=NoiseLevels)
+    weighting: str = checked(choice(_weightings), default="edm")
+    optimisation: Optimisation = checked(nested(lambda: Optimisation), default_factory=Optimisation)
+    augmentation: Augmentation = checked(nested(lambda: Augmentation), default_factory=Augmentation)
+    hole_diameter_mm: tuple[float, ...] = checked(sequence(number(0, 1000, above=True), 2, 2), default=(20.0, 44.0))
+    held_out_endings: tuple[int, ...] = checked(sequence(integer(0, 9), 0, 9), default=())
+    batch_size: int = checked(integer(1, 65536), default=4)
+    seed: int = checked(integer(0, 2**62), default=0)
+    num_workers: int = checked(integer(0, 256), default=0)
+    validate_every: int = checked(integer(1, 10**8), default=1000)
+    checkpoint_every: int = checked(integer(1, 10**8), default=200)
+    precision: str = checked(choice(lambda: PRECISIONS), default="auto")
+    intensity: Intensity = checked(nested(lambda: Intensity), default_factory=Intensity)
+    modality: str = checked(text(r"[A-Za-z0-9]+", "a BIDS suffix of letters and digits", 16), default="T1w")
+    body_part: str = checked(text(longest=64), default="")
+    licence: str = checked(text(r"[A-Za-z0-9.+-]+", "an SPDX identifier", 64), default="NOASSERTION")
+    authors: str = checked(text(longest=500), default="")
+    copyright: str = checked(text(longest=1000), default="")
+    description: str = checked(text(), default="")
+    intended_use: str = checked(text(), default="Research and development. Not for clinical use.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patch_size is not None and len(self.patch_size) != len(self.grid.size):
+            raise MedgenError(
+                f"TrainConfig: field 'patch_size' must have {len(self.grid.size)} entries, as grid.size. "
+                f"Got {list(self.patch_size)}. Correct it."
+            )
+        if self.noise_levels.at_maximum and self.task == "joint":
+            raise MedgenError("TrainConfig: field 'noise_levels.at_maximum' is for conditional tasks. Set it to 0.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return plain
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a run and its continuation."""
+        return {key: value for key, value in self.to_dict().items() if key not in FREE_TO_CHANGE}
+
+    def sha256(self) -> str:
+        """Hash of :meth:`identity` without the place of the data."""
+        content = {key: value for key, value in self.identity().items() if key != "data"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML configuration and apply overrides.
+
+    Args:
+        path: of the file.
+        overrides: ``key=value``; ``#`` goes into an object or list as in MONAI (``net#channels=[16,32]``,
+            ``net#channels#0=16``); values are YAML.
+
+    Raises:
+        MedgenError: no such file, not YAML, unknown key or bad value; the text names the nearest valid key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise MedgenError(f"no configuration at '{path}'. Give the path of a YAML file.")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MedgenError(f"{file.name} is no valid YAML: {error}. Mend the file.") from error
+    if not isinstance(content, dict):
+        raise MedgenError(f"{file.name} must hold keys and values. Got {type(content).__name__}. Mend the file.")
+    for override in overrides:
+        _apply(content, override)
+    if content.get("label_channels") == "tissues":
+        from medgen.anatomy.labels import CHANNELS
+
+        content["label_channels"] = [[name, list(ids)] for name, ids in CHANNELS]
+    config = read_fields(TrainConfig, content, file.name)
+    return config
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Set one ``key#key=value`` in a nested object."""
+    keys, equals, raw = override.partition("=")
+    if not equals or not keys:
+        raise MedgenError(f"override '{override}' must read key=value. Write, for example, steps=2000.")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise MedgenError(f"override '{override}' has no valid YAML value: {error}. Quote it.") from error
+    path = keys.split("#")
+    place: Any = content
+    for key in path[:-1]:
+        place = place.setdefault(key, {}) if isinstance(place, dict) else _entry(place, key, override)
+    if isinstance(place, list):
+        _entry(place, path[-1], override)
+        place[int(path[-1])] = value
+    elif isinstance(place, dict):
+        place[path[-1]] = value
+    else:
+        raise MedgenError(f"override '{override}': '{'#'.join(path[:-1])}' holds no keys. Set it as a whole.")
+
+
+def _entry(place: Any, key: str, override: str) -> Any:
+    if not isinstance(place, list) or not key.isdigit() or int(key) >= len(place):
+        known = [str(i) for i in range(len(place))] if isinstance(place, list) else []
+        raise MedgenError(f"override '{override}': no entry '{key}' there.{nearest(key, known)} Check the path.")
+    return place[int(key)]
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Top-level keys in which two configurations differ."""
+    return sorted(key for key in {*before, *after} if before.get(key) != after.get(key))

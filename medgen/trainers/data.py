@@ -1,0 +1,352 @@
+"""Training items: each one a function of its seed alone, whatever worker makes it and in whatever order."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from medgen.checks import MedgenError
+from medgen.diffusion.randomness import derive_seed
+from medgen.trainers.config import Augmentation, TrainConfig
+
+Item = dict[str, Tensor]
+_SUFFIXES = (".nii", ".nii.gz")
+
+
+class Source(Protocol):
+    """Where training subjects come from."""
+
+    people: int
+
+    def item(self, seed: int) -> Item:
+        """Image ``(1, *patch)`` in 0..1 and label ``(1, *patch)`` int16 of a random subject and patch."""
+
+
+class PopulationSource:
+    """Patches of a fixed number of subjects of the bundled population, drawn once and kept in memory as 8 bit.
+
+    Args:
+        config: of the run.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        from medgen.anatomy.population import Population
+
+        self.config = config
+        self.population = Population(spacing=config.grid.spacing, size=config.grid.size, **config.population)
+        self.patch = config.patch_size or config.grid.size
+        self.people = 1
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def subject(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image uint8 and label int16 ``(1, *size)`` of one subject."""
+        if index not in self._kept:
+            made = self.population.subject(derive_seed(self.config.seed, "subject", index))
+            image = (made.image.as_tensor() * 255).round().clamp(0, 255).to(torch.uint8)
+            self._kept[index] = image, made.label.as_tensor()
+        return self._kept[index]
+
+    def item(self, seed: int) -> Item:
+        stream = torch.Generator().manual_seed(seed)
+        image, label = self.subject(int(torch.randint(self.config.subjects, (), generator=stream)))
+        window = random_window(image.shape[1:], self.patch, stream)
+        return {"image": image[window].float() / 255, "label": label[window]}
+
+
+class FileSource:
+    """Subjects from files, brought to the model's grid once and kept in memory; each item is moved anew.
+
+    Args:
+        config: of the run.
+        pairs: (image, label or None) paths.
+    """
+
+    def __init__(self, config: TrainConfig, pairs: Sequence[tuple[Path, Path | None]]) -> None:
+        self.config = config
+        self.patch = config.patch_size or config.grid.size
+        self.people = len(pairs)
+        self.subjects = [self._load(*pair) for pair in pairs]
+
+    def _load(self, image: Path, label: Path | None) -> tuple[Tensor, Tensor]:
+        from medgen.io.nifti import read_nifti
+
+        volume = read_nifti(image, role="image")
+        ids = read_nifti(label, role="label") if label else None
+        if ids is not None and ids.shape != volume.shape:
+            raise MedgenError(
+                f"label '{label}' has shape {tuple(ids.shape)}, its image {tuple(volume.shape)}. Pair them."
+            )
+        grid_image = to_grid(volume, self.config.grid.spacing, self.config.grid.size, "area")
+        grid_label = (
+            to_grid(ids, self.config.grid.spacing, self.config.grid.size, "nearest") if ids is not None else None
+        )
+        empty = torch.zeros(grid_image.shape, dtype=torch.int16)
+        return normalise(grid_image), empty if grid_label is None else grid_label.to(torch.int16)
+
+    def item(self, seed: int) -> Item:
+        stream = torch.Generator().manual_seed(seed)
+        image, label = self.subjects[int(torch.randint(len(self.subjects), (), generator=stream))]
+        image, label = moved(image, label, self.config.grid.spacing, self.config.augmentation, stream)
+        window = random_window(image.shape[1:], self.patch, stream)
+        return {"image": image[window], "label": label[window]}
+
+
+def to_grid(volume: Any, spacing: Sequence[float], size: Sequence[int], mode: Any) -> Tensor:
+    """A volume on a grid of given spacing and size about its own centre, RAS+; what lies beyond is reflected (labels: 0)."""
+    from medgen.geometry import ModelGrid
+
+    grid = ModelGrid.around(volume.affine, volume.shape[1:], spacing, multiple=1)
+    x = grid.to_model(volume, mode).as_tensor()
+    pads = []
+    for have, want in zip(reversed(x.shape[1:]), reversed(list(size)), strict=True):
+        low = (want - have) // 2
+        pads += [low, want - have - low]
+    crop = [min(p, 0) for p in pads]
+    x = F.pad(x, crop)
+    grow = [max(p, 0) for p in pads]
+    if mode == "nearest":
+        return F.pad(x, grow)
+    return F.pad(x[None], grow, mode="reflect")[0] if any(grow) else x
+
+
+def normalise(image: Tensor) -> Tensor:
+    """Robust 0..1: the 0.5th percentile to 0, the 99.5th of the voxels above it to 1, clamped to 0..1.5."""
+    values = image.flatten()
+    low = torch.quantile(values[:: max(1, values.numel() // 2**20)], 0.005)
+    above = values[values > low]
+    high = torch.quantile(above[:: max(1, above.numel() // 2**20)], 0.995) if above.numel() else low + 1
+    return ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1.5).float()
+
+
+def random_window(size: Sequence[int], patch: Sequence[int], stream: torch.Generator) -> tuple[slice, ...]:
+    """A random patch of a ``(C, *size)`` array, uniform over places."""
+    starts = [int(torch.randint(n - min(p, n) + 1, (), generator=stream)) for n, p in zip(size, patch, strict=True)]
+    return (slice(None), *(slice(s, s + p) for s, p in zip(starts, patch, strict=True)))
+
+
+def moved(
+    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, stream: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random rigid and scaling motion, mirror image and intensity change of a subject ``(1, *spatial)``, 2D or 3D."""
+    dims = image.ndim - 1
+    draws = (torch.rand(16, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
+    if limits.rotation_degrees or limits.scale or limits.shift_mm:
+        image, label = _resampled(image, label, spacing, limits, draws, dims)
+    if limits.flip and (draws[9] + 1) / 2 < limits.flip:
+        image, label = image.flip(1), label.flip(1)
+    return reshaded(image, limits, stream, draws[10:]), label
+
+
+def _resampled(
+    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, draws: list[float], dims: int
+) -> tuple[Tensor, Tensor]:
+    matrix = torch.eye(dims, dtype=torch.float64)
+    for k, (i, j) in enumerate([(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]):
+        angle = np.deg2rad(limits.rotation_degrees * draws[k])
+        turn = torch.eye(dims, dtype=torch.float64)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    matrix = matrix @ torch.diag(torch.tensor([1 + limits.scale * d for d in draws[3 : 3 + dims]], dtype=torch.float64))
+    # mm to grid_sample's -1..1 units, whose axes run last to first
+    half = torch.tensor([n * s / 2 for n, s in zip(image.shape[1:], spacing, strict=True)], dtype=torch.float64)
+    shift = torch.tensor([limits.shift_mm * d for d in draws[6 : 6 + dims]], dtype=torch.float64) / half
+    theta = torch.cat([(matrix * half / half[:, None]).flip(0, 1), shift.flip(0)[:, None]], dim=1)
+    grid = F.affine_grid(theta[None].float(), [1, 1, *image.shape[1:]], align_corners=False)
+    warped = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
+    ids = F.grid_sample(label[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)[0]
+    return warped, ids.to(label.dtype)
+
+
+def reshaded(image: Tensor, limits: Augmentation, stream: torch.Generator, draws: Sequence[float]) -> Tensor:
+    """Random gamma, bias field, blur and noise of an image ``(1, *spatial)`` in 0..1."""
+    if limits.blur_mm:
+        image = _blurred(image, limits.blur_mm * abs(draws[0]))
+    if limits.gamma:
+        image = image.clamp(min=0) ** float(np.exp(limits.gamma * draws[1]))
+    if limits.bias:
+        coarse = torch.rand([1, 1, *[4] * (image.ndim - 1)], generator=stream) * 2 - 1
+        mode = "bilinear" if image.ndim == 3 else "trilinear"
+        field = F.interpolate(coarse, image.shape[1:], mode=mode, align_corners=True)[0]
+        image = image * (1 + limits.bias * abs(draws[2]) * field)
+    if limits.noise:
+        noise = torch.randn(image.shape, generator=stream)
+        image = (image + limits.noise * abs(draws[3]) * noise * (image > 0)).clamp(min=0)
+    return image
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of ``(1, *spatial)``, ``sigma`` in voxels."""
+    from scipy.ndimage import gaussian_filter
+
+    return torch.from_numpy(gaussian_filter(image.numpy(), (0, *[sigma] * (image.ndim - 1))))
+
+
+def random_hole(size: Sequence[int], spacing: Sequence[float], diameters: Sequence[float], seed: int) -> Tensor:
+    """A random ellipsoid to fill, ``(1, *size)`` float32, 1 inside; about the middle half of the patch.
+
+    Args:
+        size: voxels of the patch.
+        spacing: mm.
+        diameters: smallest and largest diameter in mm; each axis differs from the drawn one by up to 15 percent.
+        seed: of the draw.
+    """
+    stream = torch.Generator().manual_seed(seed)
+    draws = torch.rand(2 * len(size) + 1, generator=stream, dtype=torch.float64).tolist()
+    diameter = diameters[0] + (diameters[1] - diameters[0]) * draws[0]
+    total = torch.zeros(*size, dtype=torch.float64)
+    for axis, n in enumerate(size):
+        radius = diameter / 2 * (0.85 + 0.3 * draws[1 + axis]) / spacing[axis]
+        middle = n * (0.3 + 0.4 * draws[1 + len(size) + axis])
+        place = ((torch.arange(n, dtype=torch.float64) + 0.5 - middle) / radius).square()
+        total = total + place.reshape([-1 if a == axis else 1 for a in range(len(size))])
+    return (total <= 1)[None].float()
+
+
+class Items(Dataset[Item]):
+    """Item ``i`` of a run: the subject, patch and hole that ``(seed, i)`` draws.
+
+    Args:
+        source: of subjects.
+        config: of the run.
+        purpose: keeps training and validation draws apart.
+    """
+
+    def __init__(self, source: Source, config: TrainConfig, purpose: str = "train") -> None:
+        self.source = source
+        self.config = config
+        self.purpose = purpose
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.batch_size
+
+    def __getitem__(self, index: int) -> Item:
+        seed = derive_seed(self.config.seed, self.purpose, index)
+        item = self.source.item(seed)
+        item["index"] = torch.tensor(index)
+        if self.config.task == "inpaint":
+            stream = torch.Generator().manual_seed(derive_seed(seed, "shade"))
+            draws = (torch.rand(8, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
+            item["image"] = reshaded(item["image"], self.config.augmentation, stream, draws)
+            size, spacing = item["image"].shape[1:], self.config.grid.spacing
+            item["inpaint_mask"] = random_hole(size, spacing, self.config.hole_diameter_mm, derive_seed(seed, "hole"))
+        return item
+
+
+@dataclass(frozen=True)
+class BatchesFrom:
+    """Batch sampler of a run that starts at step ``start``: batch ``k`` holds items ``k * size .. (k + 1) * size``."""
+
+    start: int
+    stop: int
+    size: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.stop):
+            yield list(range(step * self.size, (step + 1) * self.size))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def make_source(config: TrainConfig) -> Source:
+    """The source that ``config.data`` names.
+
+    Raises:
+        MedgenError: nothing of a known layout at that path, or no label where the task needs one.
+    """
+    if config.data == "colin27":
+        return PopulationSource(config)
+    pairs = find_pairs(Path(config.data))
+    pairs = [pair for pair in pairs if not is_held_out(pair[0], config.held_out_endings)]
+    if not pairs:
+        raise MedgenError(
+            f"data '{config.data}': no image is left after holding out endings {config.held_out_endings}."
+        )
+    if config.task != "inpaint" and any(label is None for _, label in pairs):
+        missing = next(image for image, label in pairs if label is None)
+        raise MedgenError(f"data '{config.data}': no label found for '{missing.name}'. Task '{config.task}' needs one.")
+    return FileSource(config, pairs)
+
+
+def is_held_out(image: Path, endings: Sequence[int]) -> bool:
+    """Whether the subject number in a file name ends in one of ``endings`` (held out by person).
+
+    Example:
+        >>> is_held_out(Path("hippocampus_011.nii.gz"), (1, 6)), is_held_out(Path("hippocampus_014.nii.gz"), (1, 6))
+        (True, False)
+    """
+    numbers = re.findall(r"\d+", image.name.split("_T1w")[0].split(".")[0])
+    return bool(endings) and bool(numbers) and int(numbers[-1][-1]) in endings
+
+
+def find_pairs(path: Path) -> list[tuple[Path, Path | None]]:
+    """Image and label files at ``path``, in sorted order.
+
+    A MONAI datalist JSON (``{"training": [{"image": ..., "label": ...}]}``, paths relative to the file); a BIDS tree
+    (``sub-*/anat/*_T1w.nii.gz`` with ``*_dseg.nii.gz`` beside it or under ``derivatives/``); or a folder with
+    ``images`` / ``labels`` (or MSD's ``imagesTr`` / ``labelsTr``) of equal file names; or a folder of images.
+
+    Raises:
+        MedgenError: none of these.
+    """
+    if path.is_file():
+        return _from_datalist(path)
+    if not path.is_dir():
+        raise MedgenError(f"data '{path}' does not exist. Give a datalist JSON, a BIDS tree or a folder of images.")
+    for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
+        if (path / images).is_dir():
+            found = _volumes(path / images)
+            return [(image, _same_name(path / labels, image)) for image in found]
+    subjects = sorted(path.glob("sub-*/**/*_T1w.nii*"))
+    if subjects:
+        return [(image, _bids_label(path, image)) for image in subjects]
+    found = _volumes(path)
+    if not found:
+        raise MedgenError(f"data '{path}' holds no NIfTI files of a known layout. Give images/ and labels/ folders.")
+    return [(image, None) for image in found]
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.name.endswith(_SUFFIXES) and not p.name.startswith("."))
+
+
+def _same_name(folder: Path, image: Path) -> Path | None:
+    """The label of an image: the same name, MSD's ``_0000`` channel suffix left out."""
+    for name in (image.name, image.name.replace("_0000.", ".")):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _bids_label(root: Path, image: Path) -> Path | None:
+    stem = image.name.split("_T1w")[0]
+    found = sorted([*image.parent.glob(f"{stem}*_dseg.nii*"), *root.glob(f"derivatives/**/{stem}*_dseg.nii*")])
+    return found[0] if found else None
+
+
+def _from_datalist(path: Path) -> list[tuple[Path, Path | None]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = content["training"] if isinstance(content, dict) else content
+        pairs = [(entry["image"], entry.get("label")) for entry in entries]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise MedgenError(
+            f"data '{path}' is no MONAI datalist ({type(error).__name__}: {error}). "
+            "Write {'training': [{'image': ..., 'label': ...}]}."
+        ) from error
+    made = [(path.parent / image, path.parent / label if label else None) for image, label in pairs]
+    for file in (f for pair in made for f in pair if f is not None):
+        if not file.is_file():
+            raise MedgenError(f"data '{path}': file '{file}' does not exist. Mend the list.")
+    return made

@@ -1,0 +1,180 @@
+"""Diffusion training on MONAI's engine: batch, noise and noise level of step k are functions of seed, k and item."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from medgen.checks import MedgenError
+from medgen.diffusion.denoiser import Preconditioned
+from medgen.diffusion.losses import denoising_loss, lognormal_sigmas
+from medgen.diffusion.randomness import derive_seed, generators, randn
+from medgen.models.codec import Codec
+from medgen.trainers.config import Optimisation, TrainConfig
+
+
+class Ema:
+    """Exponential moving average of a network's weights (Karras et al. 2022, section 5; warm-up as in TensorFlow's).
+
+    Args:
+        network: whose weights are averaged.
+        decay: of the average, reached as ``min(decay, (1 + k) / (10 + k))`` at update ``k``.
+    """
+
+    def __init__(self, network: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: torch.nn.Module, step: int) -> None:
+        """Move the average towards ``network`` after optimiser step ``step`` (from 0)."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        own, other = list(self.network.parameters()), list(network.parameters())
+        torch._foreach_lerp_(own, other, weight)
+        for buffer, new in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(new)
+
+
+def learning_rate(step: int, steps: int, settings: Optimisation) -> float:
+    """Linear warm-up, then a cosine to zero at ``steps``; a function of the step alone, so that resuming is exact."""
+    rise = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def precision_type(precision: str, device: torch.device) -> torch.dtype:
+    """The floating type of ``auto | fp32 | bf16 | fp16`` on a device.
+
+    Raises:
+        MedgenError: half precision on a CPU, where it is many times slower.
+    """
+    if device.type != "cuda":
+        if precision in ("bf16", "fp16"):
+            raise MedgenError(
+                f"precision '{precision}' needs a GPU; on {device.type} it is slower. Use precision=fp32."
+            )
+        return torch.float32
+    if precision == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+class DiffusionTrainer(SupervisedTrainer):
+    """Trains a denoiser; everything random is drawn from ``(seed, item)``.
+
+    Args:
+        config: of the run.
+        codec: from items to what is diffused.
+        denoiser: in training, on ``device``.
+        loader: batches of :class:`~medgen.trainers.data.Items` from step ``start`` on.
+        device: where to train.
+        start: steps done before.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        codec: Codec,
+        denoiser: Preconditioned,
+        loader: DataLoader[Any],
+        device: torch.device,
+        start: int = 0,
+    ) -> None:
+        settings = config.optimisation
+        optimizer = torch.optim.AdamW(
+            denoiser.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.betas[0], settings.betas[1]),
+            weight_decay=settings.weight_decay,
+        )
+        super().__init__(
+            device=device,
+            max_epochs=1,
+            train_data_loader=loader,
+            network=denoiser,
+            optimizer=optimizer,
+            loss_function=denoising_loss,
+            epoch_length=config.steps - start,
+            decollate=False,
+        )
+        self.config = config
+        self.codec = codec
+        self.start = start
+        self.ema = Ema(denoiser.network, settings.ema_decay)
+        self.dtype = precision_type(config.precision, device)
+        self.gradient_scaler = torch.amp.GradScaler("cuda", enabled=self.dtype is torch.float16)
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps since the very beginning, earlier runs counted in."""
+        return self.start + int(self.state.iteration)
+
+    def state_dict_of_run(self) -> dict[str, Any]:
+        """All that a continuation needs."""
+        return {
+            "step": self.steps_done,
+            "network": self.network.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "gradient_scaler": self.gradient_scaler.state_dict(),
+        }
+
+    def load_state_dict_of_run(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict_of_run`."""
+        self.network.network.load_state_dict(state["network"])
+        self.ema.network.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.gradient_scaler.load_state_dict(state["gradient_scaler"])
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+        step = self.steps_done - 1
+        x0, conditioning, noise, sigma = self.prepare(batchdata)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.config.steps, self.config.optimisation)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.state.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+            losses = denoising_loss(self.network, x0, noise, sigma, conditioning, weighting=self.config.weighting)
+        loss = losses.mean()
+        if not torch.isfinite(loss):
+            raise MedgenError(
+                f"training stopped: the loss of step {step + 1} is {loss.item()}. The last good checkpoint is kept. "
+                "Resume with a lower optimisation#learning_rate, or look for unusual values in the data."
+            )
+        self.gradient_scaler.scale(loss).backward()
+        self.gradient_scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimisation.clip_norm)
+        if not torch.isfinite(norm) and not self.gradient_scaler.is_enabled():
+            raise MedgenError(
+                f"training stopped: the gradient of step {step + 1} is {norm.item()}. The last good checkpoint is "
+                "kept. Resume with a lower optimisation#learning_rate."
+            )
+        self.gradient_scaler.step(self.optimizer)
+        self.gradient_scaler.update()
+        self.ema.update(self.network.network, step)
+        return {CommonKeys.LOSS: loss.item(), "gradient_norm": norm.item(), "learning_rate": group["lr"]}
+
+    def prepare(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        """Clean samples, conditioning, noise ``(B, C, *packed)`` and noise levels ``(B,)`` of a batch of items."""
+        config = self.config
+        seeds = [derive_seed(config.seed, "noise", index) for index in batch["index"].tolist()]
+        streams = generators(seeds)
+        sigma = lognormal_sigmas(streams, config.noise_levels.mean, config.noise_levels.std)
+        draws = torch.stack([torch.rand(2, generator=s, dtype=torch.float64) for s in streams])
+        top = torch.full_like(sigma, config.sampling.sigma_max)
+        sigma = torch.where(draws[:, 0] < config.noise_levels.at_maximum, top, sigma)
+        x0 = self.codec.encode(batch["image"], batch.get("label"))
+        noise = randn(x0.shape[1:], streams)
+        if config.task == "inpaint":
+            condition = self.codec.hole_condition(batch["image"], batch["inpaint_mask"])
+        else:
+            condition = self.codec.label_condition(batch["label"], draws[:, 1] >= config.label_dropout)
+        device = self.state.device
+        return x0.to(device), {"concat": condition.to(device)}, noise.to(device), sigma.to(device)
