@@ -18,6 +18,7 @@ from monai.data import MetaTensor
 from medgen import __version__
 from medgen.checks import MedgenError, check_positive, check_range
 from medgen.cohort.contact_sheet import MOST_SUBJECTS, contact_sheet
+from medgen.geometry import ModelGrid
 from medgen.io.atomic import write_json
 from medgen.io.nifti import read_nifti, write_nifti
 
@@ -33,7 +34,11 @@ class SubjectModel(Protocol):
 
     @property
     def spec(self) -> Any:
-        """Has ``name``, ``version`` and ``modality`` (the BIDS suffix of the image)."""
+        """A :class:`medgen.models.specification.ModelSpec`: name, modality, grid, intensity."""
+
+    @property
+    def multiple(self) -> int:
+        """What every axis of a volume must be a multiple of."""
 
     @property
     def hash(self) -> str:
@@ -44,6 +49,7 @@ class SubjectModel(Protocol):
         n: int = 1,
         seed: int = 0,
         label: MetaTensor | None = None,
+        *,
         sampler: str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -97,8 +103,9 @@ def generate_cohort(
         sampler: name of a sampler; by default the model's.
         num_inference_steps: by default the model's.
         guidance_scale: by default the model's.
-        label: one label map ``(1, X, Y, Z)``, in the model's ids, for all subjects; by default each has its own, from
-            the model's source of labels.
+        label: one label map ``(1, X, Y, Z)``, in the model's ids, for all subjects, of any spacing and orientation:
+            it is brought to the model's spacing and RAS+ axes first. By default each subject has its own, from the
+            model's source of labels.
         overwrite: removes the cohort that is in the folder first; a folder that holds none is refused.
         resume: keeps the complete subjects of an interrupted call with the same settings; ``n`` may be larger.
         progress: called with (subjects done, n).
@@ -112,6 +119,7 @@ def generate_cohort(
     """
     _check_arguments(n, seed, num_inference_steps, overwrite, resume)
     folder = Path(output_dir)
+    label = _on_model_grid(model, label)
     request = _request(model, seed, sampler, num_inference_steps, guidance_scale, label)
     options = {
         "sampler": sampler, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "label": label
@@ -149,6 +157,14 @@ def _check_arguments(n: int, seed: int, num_inference_steps: int | None, overwri
         raise MedgenError("generate_cohort: overwrite and resume exclude each other. Give one.")
 
 
+def _on_model_grid(model: SubjectModel, label: MetaTensor | None) -> MetaTensor | None:
+    """A given label map at the model's spacing, RAS+, padded with background to a size that the network takes."""
+    if label is None:
+        return None
+    grid = ModelGrid.around(label.affine, label.shape[1:], model.spec.grid.spacing, multiple=model.multiple)
+    return grid.to_model(label, mode="label")
+
+
 def _request(
     model: SubjectModel,
     seed: int,
@@ -159,7 +175,8 @@ def _request(
 ) -> dict[str, Any]:
     """What decides every byte of a subject but its number; two calls with the same one may share a folder."""
     return {
-        "model": {"name": model.spec.name, "version": getattr(model.spec, "version", ""), "hash": model.hash},
+        "model": model.spec.name,
+        "model_sha256": model.hash,
         "seed": seed,
         "sampler": sampler,
         "num_inference_steps": num_inference_steps,
@@ -217,6 +234,7 @@ def _remove_cohort(folder: Path) -> None:
 def _make_subject(model: SubjectModel, folder: Path, name: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     """Generates and writes one subject; its record is written last."""
     subject = model.sample(n=1, seed=seed, **options)[0]
+    subject = {**subject, "image": subject["image"] * model.spec.intensity.scale}
     names = {"image": f"{name}_{model.spec.modality}.nii.gz", "label": f"{name}_dseg.nii.gz"}
     files = {}
     for key, dtype in (("image", np.float32), ("label", np.int16)):
@@ -231,16 +249,11 @@ def _make_subject(model: SubjectModel, folder: Path, name: str, seed: int, optio
 def _provenance(model: SubjectModel, seed: int, image: MetaTensor, options: dict[str, Any]) -> dict[str, Any]:
     """Where a subject comes from: no clock time, no path."""
     label = options["label"]
-    record = {key: value for key, value in options.items() if key != "label"}
-    record |= image.meta.get("provenance", {})
-    record |= {
-        "synthetic": True,
-        "model": {"name": model.spec.name, "version": getattr(model.spec, "version", ""), "hash": model.hash},
-        "seed": seed,
-        "label_sha256": None if label is None else _volume_hash(label),
-        "software": {"medgen": __version__} | {name: metadata.version(name) for name in ("torch", "monai", "numpy")},
-    }
-    return record
+    record = {"model": model.spec.name, "model_sha256": model.hash, **image.meta.get("provenance", {})}
+    versions = {name: metadata.version(name) for name in ("torch", "monai", "numpy")}
+    record["versions"] = {**record.get("versions", {}), "medgen": __version__, **versions}
+    record["label_sha256"] = None if label is None else _volume_hash(label)
+    return {**record, "synthetic": True, "seed": seed, "intensity_unit": model.spec.intensity.unit}
 
 
 def _complete(folder: Path, name: str) -> dict[str, Any] | None:

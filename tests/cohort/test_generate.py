@@ -19,8 +19,14 @@ from medgen.io.nifti import read_nifti
 class FakeModel:
     """Noise with a box for a label, by seed; fails at a chosen seed."""
 
-    spec = SimpleNamespace(name="fake", version="1.0.0", modality="T1w")
+    spec = SimpleNamespace(
+        name="fake",
+        modality="T1w",
+        grid=SimpleNamespace(spacing=(2.0, 2.0, 2.0)),
+        intensity=SimpleNamespace(scale=1000.0, unit="arbitrary T1 units"),
+    )
     hash = "abc"
+    multiple = 4
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.fail_at = fail_at
@@ -30,10 +36,12 @@ class FakeModel:
         if seed == self.fail_at:
             raise OSError(28, "No space left on device")
         self.seeds.append(seed)
-        image = torch.rand((1, 12, 14, 10), generator=torch.Generator().manual_seed(seed))
         ids = torch.zeros((1, 12, 14, 10), dtype=torch.int16)
         ids[:, 3:9, 3:9, 3:9] = 41
         affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+        if label is not None:
+            ids, affine = label.as_tensor(), label.affine
+        image = torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed))
         meta = {"synthetic": True, "provenance": {"sampler": options["sampler"] or "ab2"}}
         return [{"image": MetaTensor(image, affine=affine, meta=meta), "label": MetaTensor(ids, affine=affine)}]
 
@@ -56,11 +64,12 @@ def test_files_and_provenance(tmp_path: Path) -> None:
     assert record["synthetic"] is True
     assert record["seed"] == 6
     assert record["sampler"] == "ab2"
-    assert record["model"] == {"name": "fake", "version": "1.0.0", "hash": "abc"}
-    assert record["software"]["torch"].startswith("2")
+    assert (record["model"], record["model_sha256"]) == ("fake", "abc")
+    assert record["versions"]["torch"].startswith("2")
+    assert record["intensity_unit"] == "arbitrary T1 units"
     assert str(tmp_path) not in (tmp_path / "c" / "manifest.json").read_text() + json.dumps(record)
     image = read_nifti(tmp_path / "c" / "sub-0002_T1w.nii.gz")
-    assert torch.equal(image.as_tensor(), FakeModel().sample(seed=6, sampler=None)[0]["image"].as_tensor())
+    assert torch.equal(image.as_tensor(), FakeModel().sample(seed=6, sampler=None)[0]["image"].as_tensor() * 1000)
     assert read_nifti(tmp_path / "c" / "sub-0002_dseg.nii.gz", role="label").unique().tolist() == [0, 41]
     np.testing.assert_array_equal(image.affine, np.diag([2, 2, 2, 1]))
 
@@ -141,6 +150,20 @@ def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], words: str) 
     with pytest.raises(MedgenError, match=words):
         generate_cohort(FakeModel(), output_dir=tmp_path / "c", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_own_label_of_any_grid(tmp_path: Path) -> None:
+    """An LPS map of 1 mm comes out at the model's 2 mm, RAS+, each axis a multiple of 4."""
+    ids = torch.zeros((1, 30, 30, 30), dtype=torch.int32)
+    ids[:, 5:15, 11:21, 11:21] = 17
+    label = MetaTensor(ids, affine=np.diag([-1.0, -1, 1, 1]))
+    generate_cohort(FakeModel(), 1, tmp_path / "c", label=label)
+    made = read_nifti(tmp_path / "c" / "sub-0001_dseg.nii.gz", role="label")
+    assert made.shape == (1, 16, 16, 16)
+    assert (made == 17).sum() == 125
+    np.testing.assert_array_equal(np.diag(made.affine), [2, 2, 2, 1])
+    record = json.loads((tmp_path / "c" / "sub-0001.json").read_text())
+    assert len(record["label_sha256"]) == 64
 
 
 def test_output_is_a_file(tmp_path: Path) -> None:

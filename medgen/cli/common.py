@@ -1,0 +1,72 @@
+"""What all commands share: options, errors in one line, progress on a terminal."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+from medgen.checks import MedgenError
+
+__all__ = ["Device", "Overwrite", "one_line_errors", "progress_bar", "warn"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+
+
+def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Makes a command end on the user's faults with one line on stderr and status 1, on Ctrl-C with status 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError:  # the reader of our output left: nothing to say to anyone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (MedgenError, OSError, MemoryError) as error:
+            typer.echo(f"medgen: error: {_one_line(error)}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("medgen: interrupted", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"medgen: warning: {text}", err=True)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total) that moves a bar on stderr, if that is a terminal; otherwise it does nothing."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _one_line(error: BaseException) -> str:
+    """What an error says, without class name and line breaks."""
+    if isinstance(error, MemoryError):
+        return "not enough memory. Close other programs, or use a smaller volume."
+    if isinstance(error, OSError) and error.strerror:
+        where = f": '{error.filename}'" if error.filename else ""
+        return f"{error.strerror}{where}. Check free space and permissions of the output."
+    return " ".join(str(error).split()) or type(error).__name__

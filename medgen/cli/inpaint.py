@@ -1,0 +1,60 @@
+"""``medgen inpaint``: fills a hole in a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medgen.cli.common import Device, Overwrite, one_line_errors, warn
+
+__all__ = ["inpaint"]
+
+
+@one_line_errors
+def inpaint(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The filled scan (.nii.gz or .nii).")],
+    image: Annotated[
+        Path | None, typer.Argument(metavar="IMAGE", help="The scan (NIfTI), of any spacing and orientation.")
+    ] = None,
+    inpaint_mask: Annotated[
+        Path | None, typer.Argument(metavar="INPAINT_MASK", help="On the scan's grid: 0 = keep, otherwise regenerate.")
+    ] = None,
+    input_: Annotated[Path | None, typer.Option("-i", "--input", metavar="IMAGE", help="The scan, instead.")] = None,
+    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "brain-t1-inpaint",
+    mode: Annotated[
+        Literal["mean", "sample"], typer.Option(help="The mean of all samples, or one of them (sharper, less exact).")
+    ] = "mean",
+    samples: Annotated[int, typer.Option(min=1, help="How many samples the mean is of.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    picture: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw scan, hole and result.")] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Fill a hole in a scan. Every voxel outside INPAINT_MASK keeps its stored value, bit for bit."""
+    files = [file for file in (input_, image, inpaint_mask) if file is not None]
+    if len(files) != 2:
+        raise typer.BadParameter("give the scan and the inpaint mask: medgen inpaint IMAGE INPAINT_MASK -o OUT")
+    from medgen.restoration.inpaint import inpaint_file
+
+    report = inpaint_file(
+        files[0], files[1], output,
+        model=model, mode=mode, samples=samples, seed=seed, overwrite=overwrite, device=device,
+    )  # fmt: skip
+    typer.echo(f"regenerated {100 * report.fraction:.2f}% of the volume: {output}")
+    if report.fraction > 0.5:
+        warn("more than half of the volume was regenerated: little of the scan is left to go by.")
+    if report.clipped:
+        warn(f"{report.clipped} new values were clipped to what the scan's stored type can hold.")
+    if picture is not None:
+        _draw(files[0], files[1], output, picture)
+        typer.echo(f"picture: {picture}")
+
+
+def _draw(image: Path, inpaint_mask: Path, filled: Path, picture: Path) -> None:
+    from medgen.cohort.contact_sheet import inpaint_sheet
+    from medgen.io.nifti import read_nifti
+
+    mask = read_nifti(inpaint_mask, role="inpaint_mask")
+    inpaint_sheet(read_nifti(image), mask, read_nifti(filled), picture)

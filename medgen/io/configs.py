@@ -1,0 +1,45 @@
+"""The training configurations that come with medgen, by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medgen.checks import MedgenError, nearest
+
+__all__ = ["find_config", "shipped_configs"]
+
+_INSTALLED = Path(__file__).parents[1] / "configs"
+_CHECKOUT = Path(__file__).parents[2] / "configs"
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Path of each configuration that comes with medgen, by name (``hippocampus`` for ``hippocampus.yaml``)."""
+    folder = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a training configuration.
+
+    Args:
+        name_or_path: a path, or the name of a shipped configuration. A file of that path comes first; where there is
+            none, ``configs/hippocampus.yaml`` means the shipped ``hippocampus``.
+
+    Raises:
+        MedgenError: neither exists; the text has the nearest name and the list of them.
+
+    Example:
+        >>> find_config("brain-t2000")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        medgen.checks.MedgenError: no config 'brain-t2000': ...
+    """
+    path, configs = Path(name_or_path), shipped_configs()
+    if path.is_file():
+        return path
+    by_path = path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml")
+    if by_path and path.stem in configs:
+        return configs[path.stem]
+    hint = nearest(path.stem, configs) or " Give a path that exists, or one of these names."
+    raise MedgenError(f"no config '{name_or_path}': not a file. Shipped: {', '.join(configs) or '(none)'}.{hint}")
