@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from medgen.anatomy.labels import LABELS
 from medgen.models import ModelSpec, save_model
 from medgen.networks import build_network
+
+CSF = [4, 14, 15, 24, 43]
+TISSUE = [i for i in LABELS if i not in {0, *CSF}]
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def content() -> dict[str, Any]:
         "network": {
             "_target_": "DiffusionModelUNet",
             "spatial_dims": 3,
-            "in_channels": 3,
+            "in_channels": 4,
             "out_channels": 1,
             "channels": [8, 16],
             "num_res_blocks": 1,
@@ -35,13 +39,21 @@ def content() -> dict[str, Any]:
         "packing": "none",
         "task": "label_to_image",
         "image_channels": 1,
-        "label_channels": [["csf", [24]], ["cortex", [3, 42]]],
+        "label_channels": [["csf", CSF], ["tissue", TISSUE]],  # all ids that a population draws
         "channel_mean": [0.2],
         "channel_std": [0.3],
         "label_dropout": 0.1,
         "grid": {"spacing": [2.0, 2.0, 2.0], "size": [8, 8, 8]},
         "intensity": {"scale": 1000.0, "unit": "arbitrary T1 units"},
-        "label_source": {"population": {"atlas": "colin27"}},
+        "label_source": {
+            "population": {
+                "atlas": "colin27",
+                "spacing": [2.0, 2.0, 2.0],
+                "size": [8, 8, 8],
+                "brain_extracted": 0.25,
+                "flip": 0.5,
+            }
+        },
         "sampling": {
             "sampler": "dpmpp_2m",
             "num_inference_steps": 2,

@@ -39,7 +39,7 @@ def quiet() -> Any:
 def test_metadata(spec: ModelSpec, content: dict[str, Any]) -> None:
     metadata = bundle_metadata(spec)
     assert all(metadata[key] for key in MANDATORY)
-    for direction, name, channels in (("inputs", "image", 3), ("outputs", "pred", 1)):
+    for direction, name, channels in (("inputs", "image", 4), ("outputs", "pred", 1)):
         tensor = metadata["network_data_format"][direction][name]
         assert set(tensor) == TENSOR
         assert tensor["num_channels"] == len(tensor["channel_def"]) == channels
@@ -80,9 +80,8 @@ def test_monai_runs_the_bundle(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(folder / "configs/inference.json")]
     command += ["--bundle_root", str(folder), "--output_dir", str(out), "--num_subjects", "1", "--device", "cpu"]
-    run = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    here = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=here)
     assert run.returncode == 0, run.stderr[-2000:]
     assert {"sub-0001_T1w.nii.gz", "sub-0001_dseg.nii.gz", "sub-0001.json"} <= {item.name for item in out.iterdir()}
     provenance = json.loads((out / "sub-0001.json").read_text())
@@ -95,10 +94,10 @@ def test_network_of_medgen_is_named_by_its_import_path(content: dict[str, Any], 
     from medgen.networks import build_network
 
     network = {"_target_": "ConditionalUNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 1}
-    network |= {"channels": [8, 16], "condition_channels": 2, "condition_embedding": 4}
+    network |= {"channels": [8, 16], "condition_channels": 3, "condition_embedding": 4}
     spec = ModelSpec.from_dict(content | {"network": network})
     assert bundle_inference(spec)["network_def"]["_target_"] == "medgen.networks.conditional_unet.ConditionalUNet"
-    assert bundle_metadata(spec)["network_data_format"]["inputs"]["image"]["num_channels"] == 3
+    assert bundle_metadata(spec)["network_data_format"]["inputs"]["image"]["num_channels"] == 4
     save_model(tmp_path / "c", spec, build_network(spec.network).state_dict())
     load("c", bundle_dir=tmp_path, workflow_type="inference", device="cpu")
 

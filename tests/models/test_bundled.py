@@ -79,9 +79,11 @@ def test_nothing_to_summarise(shelf: Path, tmp_path: Path) -> None:
 
 def test_load_model(folder: Path, state: dict[str, torch.Tensor]) -> None:
     model = load_model(folder, device="cpu")
-    assert not model.network.training
-    assert not any(p.requires_grad for p in model.network.parameters())
-    loaded = model.network.state_dict()
+    assert model.hash == model_hash(folder)
+    network = model.denoiser.network
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    loaded = network.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 

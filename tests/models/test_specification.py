@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medgen.anatomy.population import Population
 from medgen.checks import MedgenError
+from medgen.diffusion.schedules import SCHEDULES
 from medgen.models import Grid, ModelSpec, Sampling
+from medgen.models.codec import Codec
 from medgen.models.specification import size_multiple
 
 MANY = 10**400  # an integer that no float can hold
@@ -130,6 +135,12 @@ BAD: list[tuple[str, Any]] = [
     ("label_source", {"population": {}, "model": "x"}),
     ("label_source", {"model": "../joint"}),
     ("label_source", {"file": "x"}),
+    ("label_source.population.spacing", [1.0, 1.0, 1.0]),
+    ("label_source.population.size", [10**5] * 3),
+    ("label_source.population.atlas", "../../etc"),
+    ("label_source.population.flip", 2),
+    ("label_source.population.flips", 1),
+    ("network", {"_target_": "UNet", "spatial_dims": 3, "in_channels": 4, "out_channels": 1}),
     ("sampling.sampler", "dpmpp_2n"),
     ("sampling.num_inference_steps", 0),
     ("sampling.num_inference_steps", 10**9),
@@ -142,6 +153,12 @@ BAD: list[tuple[str, Any]] = [
     ("sampling.guidance_interval", [2, 1]),
     ("sampling.guidance_interval", [1]),
     ("sampling.sampler_options", {"eta": "$1"}),
+    ("sampling.sampler_options", {"eta": 1.0}),
+    ("sampling.sampler_options", {"order": [1]}),
+    ("sampling.schedule_options", {"rho": "seven"}),
+    ("sampling.schedule_options", {"rho": 1e9}),
+    ("sampling.schedule_options", {"shift": 2.0}),
+    ("sampling.schedule_options", {str(i): i for i in range(20)}),
     ("sampling.steps", 3),
     ("training", []),
     ("training", {"note": "a" * 300_000}),
@@ -185,14 +202,54 @@ def test_construction_checks_too() -> None:
 
 def test_packed_joint_model(content: dict[str, Any]) -> None:
     joint = content | {"task": "joint", "packing": "haar", "channel_mean": [0.0] * 24, "channel_std": [1.0] * 24}
-    joint["network"] = content["network"] | {"in_channels": 48, "out_channels": 24}
+    joint["network"] = content["network"] | {"in_channels": 41, "out_channels": 24}
     spec = ModelSpec.from_dict(joint)
-    assert (spec.spatial_dims, spec.packing_factor, spec.diffused_channels, size_multiple(spec)) == (3, 8, 24, 4)
+    assert (spec.spatial_dims, spec.packing_factor, size_multiple(spec)) == (3, 8, 4)
+    assert (spec.diffused_channels, spec.condition_channels) == (24, 17)
 
 
 def test_inpainting_needs_no_labels(content: dict[str, Any]) -> None:
-    spec = ModelSpec.from_dict(content | {"task": "inpaint", "label_channels": [], "label_source": None})
-    assert spec.diffused_channels == 1
+    changes = {"task": "inpaint", "label_channels": [], "label_source": None, "label_dropout": 0.0}
+    changes["network"] = content["network"] | {"in_channels": 3}
+    spec = ModelSpec.from_dict(content | changes)
+    assert (spec.diffused_channels, spec.condition_channels) == (1, 2)
+
+
+@pytest.mark.parametrize("task", ["label_to_image", "joint", "inpaint"])
+@pytest.mark.parametrize("packing", ["none", "haar"])
+def test_channels_agree_with_the_codec(content: dict[str, Any], task: str, packing: str) -> None:
+    """The specification knows how many channels the network gets without making any."""
+    factor, diffused = 8 if packing == "haar" else 1, 3 if task == "joint" else 1
+    condition = 2 * factor + 1
+    network = {"_target_": "ConditionalUNet", "spatial_dims": 3, "out_channels": diffused * factor, "channels": [8, 8]}
+    network |= {"in_channels": diffused * factor, "condition_channels": condition}
+    statistics = {"channel_mean": [0.0] * diffused * factor, "channel_std": [1.0] * diffused * factor}
+    spec = ModelSpec.from_dict(content | statistics | {"task": task, "packing": packing, "network": network})
+    codec = Codec(spec)
+    assert codec.condition_channels == spec.condition_channels == condition
+    assert (
+        codec.encode(torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8).long()).shape[1] == spec.diffused_channels
+    )
+
+
+def test_population_fields_are_those_of_the_class(content: dict[str, Any]) -> None:
+    """What a specification may say of a population is what the class takes (but for objects)."""
+    source = ModelSpec.from_dict(content).label_source
+    assert source is not None
+    parameters = inspect.signature(Population).parameters
+    assert set(source["population"]) == set(parameters) - {"warp"}
+    assert all(parameters[key].default == source["population"][key] for key in ("atlas", "brain_extracted", "flip"))
+    assert Population(**source["population"]).size == (8, 8, 8)
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_sigmas_of_every_schedule(content: dict[str, Any], schedule: str) -> None:
+    spec = ModelSpec.from_dict(put(content, "sampling.schedule", schedule))
+    sigmas = spec.sampling.sigmas()
+    assert len(sigmas) == 3
+    assert len(spec.sampling.sigmas(5)) == 6
+    if "beta" not in schedule:
+        assert sigmas[0].item() == pytest.approx(80.0)
 
 
 JSON = st.recursive(
