@@ -145,12 +145,13 @@ def _generate_run() -> dict[str, Any]:
 
 def _inpaint_run() -> dict[str, Any]:
     return {
-        "imports": ["$import torch", "$from medgen.models.inpainting import inpaint_file", "$import medgen"],
-        "model": "$medgen.load_model(@bundle_root, device=str(@device))",
+        "imports": ["$import torch", "$from medgen.restoration.inpaint import inpaint_file"],
         "image": "image.nii.gz",
         "inpaint_mask": "inpaint_mask.nii.gz",
         "output": "$@output_dir + '/inpainted.nii.gz'",
-        "run": ["$inpaint_file(@model, @image, @inpaint_mask, @output, seed=@seed)"],
+        "run": [
+            "$inpaint_file(@image, @inpaint_mask, @output, model=@bundle_root, seed=@seed, device=str(@device))",
+        ],
     }
 
 

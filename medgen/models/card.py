@@ -192,8 +192,8 @@ def validate_card(path: str | os.PathLike[str], kind: str | None = None) -> dict
 def draft_card(
     spec: ModelSpec,
     *,
-    source: str | list[str] = "not stated",
-    people: int | str = "not stated",
+    source: str | list[str] | None = None,
+    people: int | str | None = None,
     limits: str | list[str] = "Trained by its user; fidelity, diversity and memorisation have not been measured.",
     figures: Mapping[str, Any] | str = "not measured",
     body: str | None = None,
@@ -202,8 +202,8 @@ def draft_card(
 
     Args:
         spec: the model.
-        source: where the training data come from.
-        people: how many people they show.
+        source: where the training data come from; ``spec.training["data"]`` by default.
+        people: how many people they show; ``spec.training["people"]`` by default.
         limits: what the model cannot do.
         figures: what was measured.
         body: Markdown; a short text about the task by default.
@@ -216,8 +216,8 @@ def draft_card(
         "kind": "model",
         "version": spec.version,
         "licence": spec.licence,
-        "source": source,
-        "people": people,
+        "source": spec.training.get("data", "not stated") if source is None else source,
+        "people": spec.training.get("people", "not stated") if people is None else people,
         "modality": spec.modality,
         "grid": {"spacing_mm": list(spec.grid.spacing), "size": list(spec.grid.size)},
         "intended_use": spec.intended_use,

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
-from medgen.models import ModelSpec, save_model
+from medgen.io.nifti import read_nifti, write_nifti
+from medgen.models import ModelSpec, model_hash, save_model
 from medgen.models.bundle import bundle_inference, bundle_metadata, licence_text
+from medgen.models.folder import verify_folder
 
 # keys that MONAI's bundle specification makes mandatory, and those of a tensor's format
 MANDATORY = [
@@ -75,17 +79,43 @@ def test_monai_checks_metadata_against_the_network(folder: Path, quiet: None) ->
     )
 
 
-def test_monai_runs_the_bundle(folder: Path, tmp_path: Path) -> None:
-    """``python -m monai.bundle run`` generates subjects through medgen."""
-    out = tmp_path / "out"
+def monai_run(folder: Path, cwd: Path, **overrides: object) -> None:
+    """``python -m monai.bundle run`` on a model folder, from another folder."""
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(folder / "configs/inference.json")]
-    command += ["--bundle_root", str(folder), "--output_dir", str(out), "--num_subjects", "1", "--device", "cpu"]
+    for key, value in {"bundle_root": folder, "device": "cpu", **overrides}.items():
+        command += [f"--{key}", str(value)]
     here = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=here)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=here)
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_monai_runs_the_bundle(folder: Path, tmp_path: Path) -> None:
+    """It generates subjects through medgen, and leaves the folder as it was."""
+    out = tmp_path / "out"
+    monai_run(folder, tmp_path, output_dir=out, num_subjects=1)
     assert {"sub-0001_T1w.nii.gz", "sub-0001_dseg.nii.gz", "sub-0001.json"} <= {item.name for item in out.iterdir()}
     provenance = json.loads((out / "sub-0001.json").read_text())
     assert "synthetic" in json.dumps(provenance).lower()
+    assert model_hash(folder) in json.dumps(provenance)
+    verify_folder(folder)
+
+
+def test_monai_runs_an_inpainting_bundle(content: dict[str, Any], tmp_path: Path) -> None:
+    from medgen.networks import build_network
+
+    changes = {"task": "inpaint", "label_channels": [], "label_source": None, "label_dropout": 0.0}
+    spec = ModelSpec.from_dict(content | changes | {"network": content["network"] | {"in_channels": 3}})
+    save_model(tmp_path / "filler", spec, build_network(spec.network).state_dict())
+    scan = torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    hole = torch.zeros(1, 16, 16, 16)
+    hole[:, 6:10, 6:10, 6:10] = 1
+    affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+    for name, volume, dtype in (("image", scan, np.float32), ("inpaint_mask", hole, np.uint8)):
+        write_nifti(tmp_path / f"{name}.nii.gz", MetaTensor(volume, affine=affine), dtype)
+    monai_run(tmp_path / "filler", tmp_path, output="filled.nii.gz")
+    filled = read_nifti(tmp_path / "filled.nii.gz").as_tensor()
+    assert torch.equal(filled[hole == 0], scan[hole == 0])
+    assert not torch.equal(filled, scan)
 
 
 def test_network_of_medgen_is_named_by_its_import_path(content: dict[str, Any], tmp_path: Path, quiet: None) -> None:

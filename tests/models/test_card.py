@@ -47,8 +47,10 @@ def test_write_and_parse() -> None:
 
 
 def test_draft_is_valid(spec: ModelSpec) -> None:
-    front = check_card(draft_card(spec, people=3), kind="model")
-    assert (front["name"], front["people"], front["figures"]) == ("tiny-t1", 3, "not measured")
+    front = check_card(draft_card(spec), kind="model")
+    assert (front["name"], front["people"], front["source"]) == ("tiny-t1", 0, "none")  # from spec.training
+    assert front["figures"] == "not measured"
+    assert check_card(draft_card(spec, people=3, figures={"ssim": 0.9}))["people"] == 3
 
 
 @pytest.mark.parametrize(
