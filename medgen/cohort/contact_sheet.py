@@ -65,7 +65,7 @@ def contact_sheet(
     for name, volume in zip(names, volumes[:MOST_SUBJECTS], strict=False):
         image, label = volume["image"], volume.get("label")
         ids = _canonical(label)[0] if label is not None else None
-        window = (float(min(0, image.min())), _bright(image))
+        window = _window(image)
         panels = [_panel(name, image, window)]
         if ids is not None:
             panels.append(_panel(f"{name}, labels", image, window, ids))
@@ -92,7 +92,7 @@ def inpaint_sheet(
     hole = _canonical(inpaint_mask)[0] != 0
     if not hole.any():
         raise MedgenError("inpaint_sheet: inpaint_mask is empty; there is nothing to show. Mark some voxels.")
-    window = (float(min(0, image.min())), _bright(image))
+    window = _window(image)
     outline = hole.astype(np.int16)
     blanked = image * (inpaint_mask == 0)
     rows = [
@@ -116,11 +116,12 @@ def _canonical(volume: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
     return values, spacing_of(affine)[order]
 
 
-def _bright(image: torch.Tensor) -> float:
-    """The value shown white: the 99.5th percentile of what is brighter than the mean."""
+def _window(image: torch.Tensor) -> tuple[float, float]:
+    """What is shown black and white: the 0.5th percentile (0 at most), and the 99.5th of what is above the mean."""
     values = np.asarray(image.detach().cpu().numpy(), dtype=np.float32)
     signal = values[values > values.mean()]
-    return float(np.percentile(signal, 99.5)) if signal.size else float(values.max()) + 1.0
+    high = float(np.percentile(signal, 99.5)) if signal.size else float(values.max()) + 1.0
+    return min(0.0, float(np.percentile(values, 0.5))), high
 
 
 def _middle(where: np.ndarray) -> tuple[int, int, int]:

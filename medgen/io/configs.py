@@ -24,7 +24,7 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
 
     Args:
         name_or_path: a path, or the name of a shipped configuration. A file of that path comes first; where there is
-            none, ``configs/hippocampus.yaml`` means the shipped ``hippocampus``.
+            none, ``configs/hippocampus.yaml`` means the shipped ``hippocampus``; ``brain-t1`` is ``brain_t1``.
 
     Raises:
         MedgenError: neither exists; the text has the nearest name and the list of them.
@@ -38,8 +38,8 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     path, configs = Path(name_or_path), shipped_configs()
     if path.is_file():
         return path
-    by_path = path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml")
-    if by_path and path.stem in configs:
-        return configs[path.stem]
-    hint = nearest(path.stem, configs) or " Give a path that exists, or one of these names."
+    name = path.stem.replace("-", "_")
+    if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml") and name in configs:
+        return configs[name]
+    hint = nearest(name, configs) or " Give a path that exists, or one of these names."
     raise MedgenError(f"no config '{name_or_path}': not a file. Shipped: {', '.join(configs) or '(none)'}.{hint}")
