@@ -216,8 +216,8 @@ def draft_card(
         "kind": "model",
         "version": spec.version,
         "licence": spec.licence,
-        "source": spec.training.get("data", "not stated") if source is None else source,
-        "people": spec.training.get("people", "not stated") if people is None else people,
+        "source": _stated(spec.training.get("data"), _is_texts) if source is None else source,
+        "people": _stated(spec.training.get("people"), _is_people) if people is None else people,
         "modality": spec.modality,
         "grid": {"spacing_mm": list(spec.grid.spacing), "size": list(spec.grid.size)},
         "intended_use": spec.intended_use,
@@ -229,6 +229,11 @@ def draft_card(
     if spec.authors:
         front["authors"] = spec.authors
     return write_card(front, body or _draft_body(spec))
+
+
+def _stated(value: Any, valid: Callable[[Any], bool]) -> Any:
+    """``value`` where it is valid, so that a draft never fails for what a training noted."""
+    return value if valid(value) else "not stated" if value in (None, "") else str(value)
 
 
 def _draft_body(spec: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def test_draft_is_valid(spec: ModelSpec) -> None:
     front = check_card(draft_card(spec), kind="model")
     assert (front["name"], front["people"], front["source"]) == ("tiny-t1", 0, "none")  # from spec.training
     assert front["figures"] == "not measured"
+    for training in ({}, {"data": {"a": 1}, "people": -1}, {"data": "", "people": None}):
+        check_card(draft_card(dataclasses.replace(spec, training=training)))
     assert check_card(draft_card(spec, people=3, figures={"ssim": 0.9}))["people"] == 3
 
 
