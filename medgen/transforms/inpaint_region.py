@@ -22,9 +22,9 @@ class InpaintRegion(SeededTransform):
 
     Args:
         model: name of a bundled model, or a model folder, of task ``inpaint``.
-        mode: ``sample`` draws one of the possible contents, ``mean`` is the mean of ``samples``; see
+        mode: ``sample`` draws one of the possible contents, ``mean`` is the expected one (smooth); see
             :func:`medgen.restoration.inpaint.inpaint`.
-        samples: draws of ``mean``.
+        samples: with ``sample``, the mean of so many draws.
         prob: how often it acts.
         device: ``auto``, ``cpu``, ``cuda`` ...; ``auto`` is the CPU inside a forked DataLoader worker.
 
@@ -34,7 +34,7 @@ class InpaintRegion(SeededTransform):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] = "inpaint-t1",
+        model: str | os.PathLike[str] = "brain-t1-inpaint",
         mode: str = "sample",
         samples: int = 1,
         prob: float = 1.0,
@@ -96,7 +96,7 @@ class InpaintRegiond(SeededMapTransform):
         self,
         image_key: Hashable = "image",
         inpaint_mask_key: Hashable = "inpaint_mask",
-        model: str | os.PathLike[str] = "inpaint-t1",
+        model: str | os.PathLike[str] = "brain-t1-inpaint",
         mode: str = "sample",
         samples: int = 1,
         prob: float = 1.0,
