@@ -46,7 +46,7 @@ class SeededDataset(Dataset[Any]):
     Example:
         >>> from monai.data import Dataset
         >>> from monai.transforms import RandGaussianNoise
-        >>> items = SeededDataset(Dataset([torch.zeros(1, 4)] * 2, RandGaussianNoise(prob=1.0)), seed=5)
+        >>> items = SeededDataset(Dataset([torch.zeros(1, 4)] * 8, RandGaussianNoise(prob=1.0)), seed=5)
         >>> bool(torch.equal(items[0], items[0])), bool(torch.equal(items[0], items[1]))
         (True, False)
     """
