@@ -17,7 +17,7 @@ def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
 
 
 def min_snr_weight(sigma: Tensor, sigma_data: float, gamma: float = 5.0) -> Tensor:
-    """``min(SNR, gamma)`` on the x0 error: Hang et al. 2023 (arXiv:2303.09556), equation 6; SNR = (sigma_data/sigma)^2."""
+    """``min(SNR, gamma)`` on the x0 error, SNR = (sigma_data / sigma)^2: Hang et al. 2023 (arXiv:2303.09556), eq. 6."""
     return (sigma_data / sigma).square().clamp(max=gamma)
 
 

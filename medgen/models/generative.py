@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,18 +141,30 @@ class GenerativeModel:
             z = SAMPLERS[settings["sampler"]](denoise, x, sigmas, generators=streams, callback=report, **options)
         return self.codec.decode(z.float())
 
-    def mean(self, condition: Tensor, size: tuple[int, ...]) -> Tensor:
-        """The expected image given the conditioning alone: the denoiser at ``sigma_max``, one evaluation.
+    def mean(self, condition: Tensor, size: tuple[int, ...], stream_seeds: Sequence[int]) -> Tensor:
+        """The expected image given the conditioning alone: the denoiser at ``sigma_max``.
 
-        ``E[x0 | x, c]`` tends to ``E[x0 | c]`` as sigma grows (Karras et al. 2022, equation 3).
+        ``E[x0 | x, c]`` tends to ``E[x0 | c]`` as sigma grows (Karras et al. 2022, equation 3); what little the noise
+        still says is averaged over a few draws.
+
+        Args:
+            condition: packed conditioning ``(1, K, *packed)``.
+            size: voxels of the volume.
+            stream_seeds: one seed per draw.
+
+        Returns:
+            ``(1, C, *size)`` in 0..1, on the CPU.
         """
         factor = 2 if self.spec.packing == "haar" else 1
-        sigma = torch.tensor([self.spec.sampling.sigma_max], dtype=torch.float64, device=self.device)
-        # the expectation of x itself, 0 noise, keeps the answer free of any one draw
-        x = torch.zeros(1, self.spec.diffused_channels, *(n // factor for n in size), device=self.device)
+        shape = (self.spec.diffused_channels, *(n // factor for n in size))
+        sigma = torch.tensor([self.spec.sampling.sigma_max], dtype=torch.float64)
+        given = {"concat": condition.to(self.device)}
+        total = torch.zeros(1, *shape)
         with torch.no_grad(), steady_threads(self.device):
-            z = self.denoiser(x, sigma, {"concat": condition.to(self.device)})
-        return self.codec.decode(z.float())[0]
+            for stream in generators(stream_seeds):
+                x = randn(shape, [stream], device=self.device) * sigma.item()
+                total += self.denoiser(x, sigma.to(self.device), given).cpu()
+        return self.codec.decode(total / len(stream_seeds))[0]
 
     def _subject(
         self, seed: int, label: MetaTensor | None, settings: dict[str, Any], callback: Callable[[int], None] | None
@@ -171,10 +183,10 @@ class GenerativeModel:
         )
         affine = given.affine if isinstance(given, MetaTensor) else self._affine()
         meta = {"synthetic": True, "provenance": self.provenance(seed, settings)}
-        result = {"image": MetaTensor(image[0].cpu().clamp(min=0), affine=affine, meta=meta)}
+        result = {"image": MetaTensor(image[0].cpu().clamp(min=0), affine=affine, meta=dict(meta))}
         final = given.as_tensor().to(torch.int16) if given is not None else made[0].cpu() if made is not None else None
         if final is not None:
-            result["label"] = MetaTensor(final.cpu(), affine=affine, meta=meta)
+            result["label"] = MetaTensor(final.cpu(), affine=affine, meta=dict(meta))
         return result
 
     def _own_label(self, seed: int) -> MetaTensor | None:

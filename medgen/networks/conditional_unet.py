@@ -8,6 +8,7 @@ attention; blocks are those of Dhariwal and Nichol 2021 (arXiv:2105.05233, secti
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -61,18 +62,17 @@ class ConditionalUNet(nn.Module):
         self.classes = nn.Embedding(num_class_embeds, self.time_channels) if num_class_embeds else None
         self.enter = convolution(total, channels[0], 3, padding=1)
 
-        def blocks(width: int) -> nn.ModuleList:
-            return nn.ModuleList(_ResidualBlock(spatial_dims, width, self.time_channels) for _ in range(num_res_blocks))
+        def blocks(width: int) -> _Stack:
+            return _Stack(_ResidualBlock(spatial_dims, width, self.time_channels) for _ in range(num_res_blocks))
 
-        steps = list(zip(channels, channels[1:], strict=False))
+        steps = list(itertools.pairwise(channels))
         self.down_blocks = nn.ModuleList(blocks(width) for width in channels[:-1])
         self.down = nn.ModuleList(convolution(a, b, 2, stride=2) for a, b in steps)
         self.middle = blocks(channels[-1])
         self.up = nn.ModuleList(up(b, a, 2, stride=2) for a, b in steps)
         self.up_blocks = nn.ModuleList(blocks(width) for width in channels[:-1])
         self.leave = convolution(channels[0], out_channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        _zero(self.leave)
 
     @property
     def multiple(self) -> int:
@@ -103,12 +103,12 @@ class ConditionalUNet(nn.Module):
         x = self.enter(x)
         skips = []
         for blocks, down in zip(self.down_blocks, self.down, strict=True):
-            x = _run(blocks, x, embedding)
+            x = blocks(x, embedding)
             skips.append(x)
             x = down(x)
-        x = _run(self.middle, x, embedding)
+        x = self.middle(x, embedding)
         for blocks, up, skip in zip(reversed(self.up_blocks), reversed(self.up), reversed(skips), strict=True):
-            x = _run(blocks, (up(x) + skip) * 0.5**0.5, embedding)
+            x = blocks((up(x) + skip) * 0.5**0.5, embedding)
         output: Tensor = self.leave(F.silu(_norm(x)))
         return output
 
@@ -138,8 +138,7 @@ class _ResidualBlock(nn.Module):
         self.first = convolution(width, width, 3, padding=1)
         self.second = convolution(width, width, 3, padding=1)
         self.modulation = nn.Linear(time_channels, 2 * width)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        _zero(self.second)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding).reshape(x.shape[0], -1, *[1] * (x.ndim - 2)).chunk(2, dim=1)
@@ -148,10 +147,19 @@ class _ResidualBlock(nn.Module):
         return x + hidden
 
 
-def _run(blocks: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:
-    for block in blocks:
-        x = block(x, embedding)
-    return x
+class _Stack(nn.ModuleList):
+    """Residual blocks one after the other."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, embedding)
+        return x
+
+
+def _zero(layer: nn.Module) -> None:
+    """A layer that answers zero until trained, so that a residual block begins as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _norm(x: Tensor) -> Tensor:

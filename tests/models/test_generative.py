@@ -1,0 +1,149 @@
+"""Sampling from a model: seeds, batches, threads, worker processes, codecs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.data import DataLoader, MetaTensor
+
+import medgen
+from medgen.checks import MedgenError
+from medgen.diffusion.samplers import SAMPLERS
+from medgen.models import ModelSpec, save_model
+from medgen.models.codec import Codec
+from medgen.models.generative import GenerativeModel
+from medgen.networks import build_network
+
+NETWORK = {"_target_": "ConditionalUNet", "channels": [8, 16], "condition_embedding": 4, "spatial_dims": 3}
+
+
+def make(task: str, dropout: float = 0.0, seed: int = 0) -> GenerativeModel:
+    """A small model with random weights (the last layer too, which starts at zero)."""
+    diffused = {"label_to_image": 8, "joint": 24, "inpaint": 8}[task]
+    condition = 16 + (1 if dropout else 0)
+    spec = ModelSpec.from_dict(
+        {
+            "name": "tiny",
+            "version": "1.0.0",
+            "network": NETWORK | {"in_channels": diffused, "out_channels": diffused, "condition_channels": condition},
+            "prediction_type": "edm",
+            "packing": "haar",
+            "task": task,
+            "label_channels": [] if task == "inpaint" else [["first", [1, 3]], ["second", [2]]],
+            "label_dropout": dropout,
+            "channel_mean": [0.1] * diffused,
+            "channel_std": [0.5] * diffused,
+            "grid": {"spacing": [2.0, 2.0, 2.0], "size": [16, 12, 8]},
+            "sampling": {
+                "sampler": "dpmpp_2m",
+                "num_inference_steps": 3,
+                "schedule": "logsnr",
+                "sigma_min": 0.1,
+                "sigma_max": 10.0,
+            },
+        }
+    )
+    torch.manual_seed(seed)
+    network = build_network(spec.network).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return GenerativeModel(spec, network, torch.device("cpu"), "0" * 64)
+
+
+def label(seed: int = 0) -> MetaTensor:
+    ids = torch.randint(0, 4, (1, 16, 12, 8), generator=torch.Generator().manual_seed(seed)).to(torch.int16)
+    return MetaTensor(ids, affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64)))
+
+
+def test_codec_is_exact_both_ways() -> None:
+    codec = make("joint").codec
+    image, ids = torch.rand(2, 1, 8, 8, 8), torch.randint(0, 3, (2, 1, 8, 8, 8))
+    back, found = codec.decode(codec.encode(image, ids))
+    torch.testing.assert_close(back, image, atol=1e-5, rtol=0)
+    assert found is not None
+    assert torch.equal(found.long(), ids)
+
+
+def test_codec_names_unknown_ids() -> None:
+    with pytest.raises(MedgenError, match=r"ids \[9\]"):
+        make("label_to_image").codec.one_hot(torch.full((1, 1, 4, 4, 4), 9))
+
+
+def test_dropped_label_leaves_only_the_flag() -> None:
+    codec = Codec(make("joint", dropout=0.5).spec)
+    ids = torch.ones(2, 1, 8, 8, 8, dtype=torch.long)
+    both = codec.label_condition(ids, torch.tensor([True, False]))
+    assert both[0, -1].min() == 1
+    assert both[1].abs().max() == 0
+    assert torch.equal(both[1:], codec.null_condition((8, 8, 8)))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sample_is_a_function_of_its_seed(sampler: str) -> None:
+    model = make("label_to_image")
+    together = model.sample(3, seed=5, label=label(), sampler=sampler)
+    alone = model.sample(1, seed=6, label=label(), sampler=sampler)[0]
+    assert torch.equal(together[1]["image"].as_tensor(), alone["image"].as_tensor())
+    assert not torch.equal(together[0]["image"].as_tensor(), together[1]["image"].as_tensor())
+    assert alone["image"].meta["synthetic"] is True
+    assert alone["image"].meta["provenance"]["sampler"] == sampler
+    assert torch.equal(alone["image"].affine, label().affine)
+    assert torch.equal(alone["label"].as_tensor(), label().as_tensor())
+
+
+def test_one_and_two_threads_give_equal_bytes() -> None:
+    model, before = make("label_to_image"), torch.get_num_threads()
+    try:
+        made = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            made.append(model.sample(1, seed=1, label=label())[0]["image"].as_tensor())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*made)
+
+
+class Draws(torch.utils.data.Dataset[Any]):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return medgen.load_model(self.folder, device="cpu").sample(1, seed=index, label=label())[0]["image"].as_tensor()
+
+
+def test_workers_give_the_bytes_of_the_main_process(tmp_path: Path) -> None:
+    model = make("label_to_image")
+    save_model(tmp_path / "tiny", model.spec, model.denoiser.network.state_dict())
+    here = [Draws(tmp_path / "tiny")[i] for i in range(3)]
+    there = list(DataLoader(Draws(tmp_path / "tiny"), batch_size=1, num_workers=2))
+    assert all(torch.equal(a, b[0]) for a, b in zip(here, there, strict=True))
+
+
+def test_joint_model_makes_image_and_label_and_obeys_guidance_rules() -> None:
+    model = make("joint", dropout=0.5)
+    made = model.sample(1, seed=1)[0]
+    assert made["image"].shape == made["label"].shape == (1, 16, 12, 8)
+    assert set(made["label"].unique().tolist()) <= {0, 1, 2}
+    given = model.sample(1, seed=1, label=label(), guidance_scale=2.0)[0]
+    assert torch.equal(given["label"].as_tensor(), label().as_tensor())
+    with pytest.raises(MedgenError, match="without label dropout"):
+        make("label_to_image").sample(1, label=label(), guidance_scale=2.0)
+
+
+def test_refusals_name_the_remedy() -> None:
+    model = make("label_to_image")
+    with pytest.raises(MedgenError, match="Did you mean 'euler'"):
+        model.sample(1, label=label(), sampler="eulr")
+    with pytest.raises(MedgenError, match="needs a label map"):
+        model.sample(1)
+    with pytest.raises(MedgenError, match="multiple of 4"):
+        model.sample(1, label=MetaTensor(torch.zeros(1, 10, 12, 8, dtype=torch.int16)))
+    with pytest.raises(MedgenError, match="fills holes"):
+        make("inpaint").sample(1)
