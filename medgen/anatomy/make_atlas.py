@@ -246,9 +246,8 @@ def drop_scraps(label: NDArray[np.int16], aal: NDArray[np.int16]) -> NDArray[np.
     """Vessels, nerves and meninges that the brain extraction left below the brain become CSF."""
     cerebrum = np.isin(label, (2, 3, 41, 42))
     away = ndimage.distance_transform_edt(aal == 0) > 2.5
-    _, y, z = millimetres()
-    low = np.broadcast_to((z < -12) & (y > -40), SHAPE)
-    return np.where(cerebrum & away & low, 24, label).astype(np.int16)
+    below = box((-22, 22), (-14, 45), (-60, -13))
+    return np.where(cerebrum & away & below, 24, label).astype(np.int16)
 
 
 def mend_deep_grey(label: NDArray[np.int16], aal: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -292,7 +291,7 @@ def brain_stem_mask(tissue: Mask, cerebellum: Mask, aal: NDArray[np.int16]) -> M
     """Midbrain, pons and medulla: what is left below the thalamus, in front of the cerebellum."""
     x, y, z = millimetres()
     limit = 16 + 0.8 * np.clip(-10 - z, 0, 11)  # narrow at the midbrain, wide at the pons
-    zone = (np.abs(x) <= limit) & (y < -11) & (y > -48) & (z < -0.5 - 0.35 * (y + 22))
+    zone = (np.abs(x) <= limit) & (y < np.where(z < -16, -2, -9)) & (y > -48) & (z < -0.5 - 0.35 * (y + 22))
     zone = np.broadcast_to(zone, SHAPE)
     other = (aal > 0) & ~np.isin(aal, AAL_CEREBELLUM)
     return largest(ndimage.binary_opening(tissue & zone & ~cerebellum & ~dilate(other, 1.5), iterations=1))

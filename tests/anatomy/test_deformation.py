@@ -58,7 +58,9 @@ def test_bspline_weights_sum_to_one_and_reproduce_lines() -> None:
 
 
 def test_a_part_of_the_map_equals_the_part_of_the_whole() -> None:
-    mapping = deformation.LatticeMap(torch.randn(3, 10, 9, 8, generator=torch.Generator().manual_seed(0)), 4, (28, 24, 20))
+    mapping = deformation.LatticeMap(
+        torch.randn(3, 10, 9, 8, generator=torch.Generator().manual_seed(0)), 4, (28, 24, 20)
+    )
     whole = mapping.points((0, 0, 0), mapping.shape)
     part = mapping.points((5, 2, 3), (17, 23, 10))
     assert torch.equal(part, whole[:, 5:17, 2:23, 3:10])
