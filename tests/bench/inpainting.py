@@ -62,7 +62,8 @@ def cases(data: Path, holes: int) -> list[Case]:
     made = []
     for number, (name, (scan, affine, symmetric)) in enumerate(scans(data).items()):
         rng = np.random.default_rng(1000 + number)
-        brain = ndimage.binary_fill_holes(ndimage.binary_closing(scan > 0.1 * np.percentile(scan[scan > 0], 99), iterations=3))
+        bright = scan > 0.1 * np.percentile(scan[scan > 0], 99)
+        brain = ndimage.binary_fill_holes(ndimage.binary_closing(bright, iterations=3))
         low, high = np.percentile(scan[brain], [0.5, 99.5])
         places = np.argwhere(brain)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -169,11 +170,16 @@ def table(rows: dict[str, dict[str, list[float]]]) -> None:
         for method in METHODS:
             values = np.array([r[method] for name, r in rows.items() if name.startswith(scan) and method in r])
             if len(values):
-                (a, b), (c, d) = (bootstrap_interval(values[:, k], np.mean) for k in (0, 1))
+                (a, b), (c, d) = (_interval(values[:, k]) for k in (0, 1))
                 print(
                     f"{scan:10s} {method:16s} n={len(values):2d}  MAE {values[:, 0].mean():5.2f} % [{a:.2f}, {b:.2f}]"
                     f"  PSNR {values[:, 1].mean():5.2f} dB [{c:.2f}, {d:.2f}]"
                 )
+
+
+def _interval(values: Array) -> tuple[float, float]:
+    found = bootstrap_interval(np.mean, values)
+    return found.low, found.high
 
 
 def main() -> None:
