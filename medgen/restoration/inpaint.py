@@ -61,8 +61,15 @@ class IntensityWindow:
         """From known intensities: 0.5th percentile, and 99.5th of those above it.
 
         Args:
-            values: known intensities, any shape, at least one.
+            values: known intensities, any shape.
+
+        Raises:
+            MedgenError: there is none.
         """
+        if not values.numel():
+            raise MedgenError(
+                "inpaint: no known voxel is left around the hole on the model's grid. Mark a smaller hole."
+            )
         sorted_values = values.flatten().double().sort().values
         low = sorted_values[int(0.005 * (len(sorted_values) - 1))]
         above = sorted_values[sorted_values > low]
