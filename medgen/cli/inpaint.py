@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medgen.cli.common import Device, Overwrite, one_line_errors, warn
+from medgen.cli.common import Device, Overwrite, one_line_errors, progress_bar, warn
 
 __all__ = ["inpaint"]
 
@@ -24,9 +24,10 @@ def inpaint(
     input_: Annotated[Path | None, typer.Option("-i", "--input", metavar="IMAGE", help="The scan, instead.")] = None,
     model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "brain-t1-inpaint",
     mode: Annotated[
-        Literal["mean", "sample"], typer.Option(help="The mean of all samples, or one of them (sharper, less exact).")
+        Literal["mean", "sample"],
+        typer.Option(help="mean: the expected image, smooth, the smallest error; sample: a plausible, sharp one."),
     ] = "mean",
-    samples: Annotated[int, typer.Option(min=1, help="How many samples the mean is of.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, help="With --mode sample: the mean of so many samples.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
     picture: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw scan, hole and result.")] = None,
     overwrite: Overwrite = False,
@@ -38,10 +39,12 @@ def inpaint(
         raise typer.BadParameter("give the scan and the inpaint mask: medgen inpaint IMAGE INPAINT_MASK -o OUT")
     from medgen.restoration.inpaint import inpaint_file
 
-    report = inpaint_file(
-        files[0], files[1], output,
-        model=model, mode=mode, samples=samples, seed=seed, overwrite=overwrite, device=device,
-    )  # fmt: skip
+    with progress_bar("filling") as progress:
+        report = inpaint_file(
+            files[0], files[1], output,
+            model=model, mode=mode, samples=samples, seed=seed, overwrite=overwrite, device=device,
+            callback=lambda sample, step: progress(sample, samples),
+        )  # fmt: skip
     typer.echo(f"regenerated {100 * report.fraction:.2f}% of the volume: {output}")
     if report.fraction > 0.5:
         warn("more than half of the volume was regenerated: little of the scan is left to go by.")

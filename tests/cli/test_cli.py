@@ -149,6 +149,7 @@ def test_inpaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("inpaint", "-i", image, mask, "-o", out).exit_code == 0
     for call in calls:
         assert call[:3] == (image, mask, out)
+    assert callable(calls[0][3].pop("callback"))
     assert calls[0][3] == {
         "model": "brain-t1-inpaint", "mode": "mean", "samples": 3, "seed": 0, "overwrite": False, "device": "auto",
     }  # fmt: skip
