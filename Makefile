@@ -23,7 +23,7 @@ quickstart: install
 	@echo "  $(CURDIR)/$(OUT)/filled.png                 a real scan, a hole in it, what the model filled in"
 
 test: install-test lint
-	$(PYTEST) -m "not slow and not gpu and not bench"
+	$(PYTEST) -n auto --dist loadfile -m "not slow and not gpu and not bench"
 
 test-slow: install-test
 	$(PIP) ".[test,bench]"
