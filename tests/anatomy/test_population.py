@@ -82,10 +82,10 @@ def test_patch_and_label_equal_the_whole() -> None:
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_map_keeps_orientation_and_left_is_left(flip: float) -> None:
     population = Population(flip=flip, brain_extracted=0)
-    for seed in range(20, 24):
+    for seed in range(20, 22):
         mapping, parameters = population.draw(seed)
-        points = mapping.points((0, 0, 0), mapping.shape)
-        determinant = jacobian_determinant(points, (1.0, 1.0, 1.0)) * (-1 if parameters["flip"] else 1)
+        points = mapping.points((0, 0, 0), mapping.shape)[:, ::2, ::2, ::2]
+        determinant = jacobian_determinant(points, (2.0, 2.0, 2.0)) * (-1 if parameters["flip"] else 1)
         assert determinant.min() > 0
     label = Population(**SMALL, flip=flip, brain_extracted=0).label(20).numpy()[0]
     assert centroid_x(label, (2, 3, 17)) < centroid_x(label, (41, 42, 53))
