@@ -35,8 +35,8 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         except (MedgenError, OSError, MemoryError) as error:
             typer.echo(f"medgen: error: {_one_line(error)}", err=True)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("medgen: interrupted", err=True)
+        except KeyboardInterrupt as stopped:
+            typer.echo(f"medgen: {' '.join(str(stopped).split()) or 'interrupted'}", err=True)
             raise typer.Exit(130) from None
 
     return wrapped

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from medgen.checks import MedgenError
 from medgen.io.atomic import atomic_path
 
 CHECKPOINT = "checkpoint.pt"
+KEYS = frozenset({"step", "network", "ema", "optimizer", "config", "channel_mean", "channel_std", "threads"})
+# the temporary names of medgen.io.atomic
+_FILE_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.(checkpoint\.pt|config\.yaml|step_\d+\.png)")
+_MODEL_LEFTOVER = re.compile(r"\.model\.[0-9a-f]{12}(\.old)?")
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
@@ -30,7 +36,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Read ``folder/checkpoint.pt`` (tensors and plain values only).
 
     Raises:
-        MedgenError: there is none, or it is damaged.
+        MedgenError: there is none, it is damaged, or it is something else.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
@@ -39,4 +45,15 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged archive
         raise MedgenError(f"checkpoint '{path}' cannot be read ({type(error).__name__}). Train anew.") from error
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        raise MedgenError(f"checkpoint '{path}' is none of a training run of medgen. Train anew into another folder.")
     return content
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing in ``folder``: hidden temporary files and model folders."""
+    for path in [*folder.glob(".*.*"), *folder.glob("pictures/.*.png")]:
+        if path.is_dir() and _MODEL_LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and _FILE_LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ from medgen.models.fields import (
 from medgen.models.specification import PACKINGS, TASKS, Grid, Intensity, Sampling, prediction_types
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers")
+FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data")
 
 
 def _weightings() -> Iterable[str]:
@@ -118,7 +118,10 @@ class TrainConfig(Checked):
         population: arguments of :class:`~medgen.anatomy.population.Population` (with ``data: colin27``).
         subjects: how many subjects of the population to train on; they are kept in memory.
         label_channels: ``[name, [ids]]``, or ``tissues`` for those of the bundled atlas.
+        weighting: of the loss over noise levels, one of ``WEIGHTINGS``.
         patch_size: voxels of a training patch; the whole grid by default.
+        channel_balance: weight of each packed channel in the loss, ``std ** channel_balance`` over its mean: with 0
+            the finest detail counts as much as the coarse structure, with 2 as much as its share of the variance.
         hole_diameter_mm: smallest and largest hole of task ``inpaint``.
         held_out_endings: last digits of subject numbers never trained on (files only).
         batch_size, seed, num_workers, validate_every, checkpoint_every: as they say.
@@ -142,6 +145,7 @@ class TrainConfig(Checked):
     label_dropout: float = checked(number(0, 1), default=0.0)
     noise_levels: NoiseLevels = checked(nested(lambda: NoiseLevels), default_factory=NoiseLevels)
     weighting: str = checked(choice(_weightings), default="edm")
+    channel_balance: float = checked(number(0, 2), default=0.0)
     optimisation: Optimisation = checked(nested(lambda: Optimisation), default_factory=Optimisation)
     augmentation: Augmentation = checked(nested(lambda: Augmentation), default_factory=Augmentation)
     hole_diameter_mm: tuple[float, ...] = checked(sequence(number(0, 1000, above=True), 2, 2), default=(20.0, 44.0))
@@ -177,13 +181,12 @@ class TrainConfig(Checked):
         return plain
 
     def identity(self) -> dict[str, Any]:
-        """What must not change between a run and its continuation."""
+        """What decides the weights: all but where the data lie and how often something is written."""
         return {key: value for key, value in self.to_dict().items() if key not in FREE_TO_CHANGE}
 
     def sha256(self) -> str:
-        """Hash of :meth:`identity` without the place of the data."""
-        content = {key: value for key, value in self.identity().items() if key != "data"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """Hash of :meth:`identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -212,8 +215,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         from medgen.anatomy.labels import CHANNELS
 
         content["label_channels"] = [[name, list(ids)] for name, ids in CHANNELS]
-    config = read_fields(TrainConfig, content, file.name)
-    return config
+    return read_fields(TrainConfig, content, file.name)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from medgen.checks import MedgenError
+from medgen.checks import MedgenError, nearest
 from medgen.diffusion.randomness import derive_seed
 from medgen.trainers.config import Augmentation, TrainConfig
 
 Item = dict[str, Tensor]
+POPULATION = "colin27"
 _SUFFIXES = (".nii", ".nii.gz")
 
 
@@ -43,7 +44,7 @@ class PopulationSource:
         from medgen.anatomy.population import Population
 
         self.config = config
-        self.population = Population(spacing=config.grid.spacing, size=config.grid.size, **config.population)
+        self.population = Population(**{"spacing": config.grid.spacing, "size": config.grid.size} | config.population)
         self.patch = config.patch_size or config.grid.size
         self.people = 1
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -82,10 +83,8 @@ class FileSource:
 
         volume = read_nifti(image, role="image")
         ids = read_nifti(label, role="label") if label else None
-        if ids is not None and ids.shape != volume.shape:
-            raise MedgenError(
-                f"label '{label}' has shape {tuple(ids.shape)}, its image {tuple(volume.shape)}. Pair them."
-            )
+        if ids is not None and label is not None:
+            check_pair(image, volume, label, ids, self.config)
         grid_image = to_grid(volume, self.config.grid.spacing, self.config.grid.size, "area")
         grid_label = (
             to_grid(ids, self.config.grid.spacing, self.config.grid.size, "nearest") if ids is not None else None
@@ -101,8 +100,39 @@ class FileSource:
         return {"image": image[window], "label": label[window]}
 
 
+def check_pair(image: Path, volume: Any, label: Path, ids: Any, config: TrainConfig) -> None:
+    """Refuse a label on another grid than its image, or with ids that the configuration does not name.
+
+    Raises:
+        MedgenError: naming the files and what differs.
+    """
+    if ids.shape != volume.shape:
+        raise MedgenError(f"label '{label}' has shape {tuple(ids.shape)}, its image {tuple(volume.shape)}. Pair them.")
+    if not torch.allclose(ids.affine.double(), volume.affine.double(), rtol=0, atol=1e-2):
+        raise MedgenError(
+            f"label '{label}' lies on another grid than its image '{image}': their affines differ. Resample it."
+        )
+    known = {0, *(i for _, channel in config.label_channels for i in channel)}
+    unknown = sorted({int(i) for i in torch.unique(ids).tolist()} - known)
+    if unknown and config.task != "inpaint":
+        raise MedgenError(
+            f"label '{label}' holds ids {unknown[:8]} that label_channels does not name. It names {sorted(known)}. "
+            "Add them to label_channels, or mend the label."
+        )
+
+
 def to_grid(volume: Any, spacing: Sequence[float], size: Sequence[int], mode: Any) -> Tensor:
-    """A volume on a grid of given spacing and size about its own centre, RAS+; what lies beyond is reflected (labels: 0)."""
+    """A volume on a grid of given spacing and size about its own centre, RAS+.
+
+    Args:
+        volume: MetaTensor ``(1, X, Y, Z)``.
+        spacing: mm.
+        size: voxels.
+        mode: of :meth:`~medgen.geometry.ModelGrid.to_model`.
+
+    Returns:
+        ``(1, *size)``; what lies beyond the volume is its mirror image (with mode ``nearest``: 0).
+    """
     from medgen.geometry import ModelGrid
 
     grid = ModelGrid.around(volume.affine, volume.shape[1:], spacing, multiple=1)
@@ -116,7 +146,8 @@ def to_grid(volume: Any, spacing: Sequence[float], size: Sequence[int], mode: An
     grow = [max(p, 0) for p in pads]
     if mode == "nearest":
         return F.pad(x, grow)
-    return F.pad(x[None], grow, mode="reflect")[0] if any(grow) else x
+    widths = [(0, 0), *zip(grow[-2::-2], grow[::-2], strict=True)]
+    return torch.from_numpy(np.pad(x.numpy(), widths, mode="reflect"))  # torch's refuses more than one reflection
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -235,11 +266,15 @@ class Items(Dataset[Item]):
         item = self.source.item(seed)
         item["index"] = torch.tensor(index)
         if self.config.task == "inpaint":
+            from medgen.restoration.inpaint import IntensityWindow
+
             stream = torch.Generator().manual_seed(derive_seed(seed, "shade"))
             draws = (torch.rand(8, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
             item["image"] = reshaded(item["image"], self.config.augmentation, stream, draws)
             size, spacing = item["image"].shape[1:], self.config.grid.spacing
-            item["inpaint_mask"] = random_hole(size, spacing, self.config.hole_diameter_mm, derive_seed(seed, "hole"))
+            hole = random_hole(size, spacing, self.config.hole_diameter_mm, derive_seed(seed, "hole"))
+            item["inpaint_mask"] = hole
+            item["image"] = IntensityWindow.of(item["image"][hole == 0]).forward(item["image"])
         return item
 
 
@@ -259,16 +294,22 @@ class BatchesFrom:
         return self.stop - self.start
 
 
-def make_source(config: TrainConfig) -> Source:
+def make_source(config: TrainConfig, limit: int | None = None) -> Source:
     """The source that ``config.data`` names.
+
+    Args:
+        config: of the run.
+        limit: use only the first subjects (files only).
 
     Raises:
         MedgenError: nothing of a known layout at that path, or no label where the task needs one.
     """
-    if config.data == "colin27":
+    if config.data == POPULATION:
         return PopulationSource(config)
-    pairs = find_pairs(Path(config.data))
-    pairs = [pair for pair in pairs if not is_held_out(pair[0], config.held_out_endings)]
+    if len(config.grid.size) != 3:
+        raise MedgenError(f"grid.size: data from files are volumes and need 3 axes. Got {list(config.grid.size)}.")
+    pairs = find_pairs(Path(config.data), config.modality)
+    pairs = [pair for pair in pairs if not is_held_out(pair[0], config.held_out_endings)][:limit]
     if not pairs:
         raise MedgenError(
             f"data '{config.data}': no image is left after holding out endings {config.held_out_endings}."
@@ -285,17 +326,34 @@ def is_held_out(image: Path, endings: Sequence[int]) -> bool:
     Example:
         >>> is_held_out(Path("hippocampus_011.nii.gz"), (1, 6)), is_held_out(Path("hippocampus_014.nii.gz"), (1, 6))
         (True, False)
+        >>> is_held_out(Path("sub-0016_ses-02_T1w.nii.gz"), (1, 6)), is_held_out(Path("case16_0000.nii.gz"), (1, 6))
+        (True, True)
+
+    Raises:
+        MedgenError: people are to be held out and the name has no number.
     """
-    numbers = re.findall(r"\d+", image.name.split("_T1w")[0].split(".")[0])
-    return bool(endings) and bool(numbers) and int(numbers[-1][-1]) in endings
+    if not endings:
+        return False
+    found = re.match(r"sub-[A-Za-z]*(\d+)", image.name) or re.search(r"(\d+)(?:_0000)?\D*$", image.name.split(".")[0])
+    if found is None:
+        raise MedgenError(
+            f"image '{image}' has no subject number in its name, but held_out_endings is {list(endings)}. "
+            "Name the files by number, or set held_out_endings=[] to train on all."
+        )
+    return int(found[1][-1]) in endings
 
 
-def find_pairs(path: Path) -> list[tuple[Path, Path | None]]:
+def find_pairs(path: Path, modality: str = "T1w") -> list[tuple[Path, Path | None]]:
     """Image and label files at ``path``, in sorted order.
 
     A MONAI datalist JSON (``{"training": [{"image": ..., "label": ...}]}``, paths relative to the file); a BIDS tree
-    (``sub-*/anat/*_T1w.nii.gz`` with ``*_dseg.nii.gz`` beside it or under ``derivatives/``); or a folder with
-    ``images`` / ``labels`` (or MSD's ``imagesTr`` / ``labelsTr``) of equal file names; or a folder of images.
+    (``sub-*/anat/*_T1w.nii.gz`` with ``*_dseg.nii.gz`` beside it or under ``derivatives/``), or a cohort that medgen
+    generated; or a folder with ``images`` / ``labels`` (or MSD's ``imagesTr`` / ``labelsTr``) of equal file names; or
+    a folder of images.
+
+    Args:
+        path: of the data.
+        modality: BIDS suffix of the images.
 
     Raises:
         MedgenError: none of these.
@@ -303,14 +361,18 @@ def find_pairs(path: Path) -> list[tuple[Path, Path | None]]:
     if path.is_file():
         return _from_datalist(path)
     if not path.is_dir():
-        raise MedgenError(f"data '{path}' does not exist. Give a datalist JSON, a BIDS tree or a folder of images.")
+        raise MedgenError(
+            f"data '{path}' does not exist.{_nearest_path(path)} "
+            "Set data=PATH: a datalist JSON, a BIDS tree or a folder of images."
+        )
     for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
         if (path / images).is_dir():
             found = _volumes(path / images)
             return [(image, _same_name(path / labels, image)) for image in found]
-    subjects = sorted(path.glob("sub-*/**/*_T1w.nii*"))
-    if subjects:
-        return [(image, _bids_label(path, image)) for image in subjects]
+    subjects = sorted(p for sub in path.glob("sub-*") for p in ([sub] if sub.is_file() else sub.rglob("*")))
+    scans = [p for p in subjects if p.name.endswith(tuple(f"_{modality}{suffix}" for suffix in _SUFFIXES))]
+    if scans:
+        return [(image, _bids_label(path, image)) for image in scans]
     found = _volumes(path)
     if not found:
         raise MedgenError(f"data '{path}' holds no NIfTI files of a known layout. Give images/ and labels/ folders.")
@@ -329,24 +391,40 @@ def _same_name(folder: Path, image: Path) -> Path | None:
     return None
 
 
+def _nearest_path(path: Path) -> str:
+    """The hint that ends an error about a missing path."""
+    beside = [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return nearest(path, [POPULATION, *beside])
+
+
 def _bids_label(root: Path, image: Path) -> Path | None:
-    stem = image.name.split("_T1w")[0]
-    found = sorted([*image.parent.glob(f"{stem}*_dseg.nii*"), *root.glob(f"derivatives/**/{stem}*_dseg.nii*")])
-    return found[0] if found else None
+    """The ``dseg`` of a scan: beside it or under ``derivatives/``, with the same entities or more."""
+    stem = image.name.rsplit("_", 1)[0]
+    found = sorted([*image.parent.glob(f"{stem}_*dseg.nii*"), *root.glob(f"derivatives/**/{stem}_*dseg.nii*")])
+    return next((p for p in found if p.name.rsplit("_", 1)[1].startswith("dseg.")), None)
 
 
 def _from_datalist(path: Path) -> list[tuple[Path, Path | None]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = content["training"] if isinstance(content, dict) else content
-        pairs = [(entry["image"], entry.get("label")) for entry in entries]
+        pairs = [(_one(entry["image"]), _one(entry.get("label"))) for entry in entries]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise MedgenError(
             f"data '{path}' is no MONAI datalist ({type(error).__name__}: {error}). "
             "Write {'training': [{'image': ..., 'label': ...}]}."
         ) from error
-    made = [(path.parent / image, path.parent / label if label else None) for image, label in pairs]
+    made = [(path.parent / (image or ""), path.parent / label if label else None) for image, label in pairs]
     for file in (f for pair in made for f in pair if f is not None):
         if not file.is_file():
             raise MedgenError(f"data '{path}': file '{file}' does not exist. Mend the list.")
     return made
+
+
+def _one(entry: Any) -> str | None:
+    """A path in a datalist: text, or a list of one (several channels are not trained on)."""
+    if isinstance(entry, list) and len(entry) == 1:
+        entry = entry[0]
+    if entry is not None and not isinstance(entry, str):
+        raise TypeError(f"one path is needed, got {entry!r:.60}")
+    return entry

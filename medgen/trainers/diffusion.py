@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,16 +37,31 @@ class Ema:
     def update(self, network: torch.nn.Module, step: int) -> None:
         """Move the average towards ``network`` after optimiser step ``step`` (from 0)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        own, other = list(self.network.parameters()), list(network.parameters())
-        torch._foreach_lerp_(own, other, weight)
-        for buffer, new in zip(self.network.buffers(), network.buffers(), strict=True):
-            buffer.copy_(new)
+        own: list[Tensor] = list(self.network.parameters())
+        new: list[Tensor] = list(network.parameters())
+        torch._foreach_lerp_(own, new, weight)
+        for buffer, latest in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(latest)
 
 
 def learning_rate(step: int, steps: int, settings: Optimisation) -> float:
     """Linear warm-up, then a cosine to zero at ``steps``; a function of the step alone, so that resuming is exact."""
     rise = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def channel_weight(std: Sequence[float], balance: float, dims: int) -> Tensor:
+    """Weight ``(1, C, 1, ...)`` of each channel in the loss: ``std ** balance`` over its mean."""
+    weight = torch.tensor(std, dtype=torch.float32) ** balance
+    return (weight / weight.mean()).reshape(1, -1, *[1] * dims)
+
+
+def not_finite(step: int, what: str, value: object) -> MedgenError:
+    """The error of a run whose numbers have run away."""
+    return MedgenError(
+        f"training stopped: {what} of step {step}: {value}. The last good checkpoint is kept. Resume it with a lower "
+        "optimisation#learning_rate, or look for unusual values in the data."
+    )
 
 
 def precision_type(precision: str, device: torch.device) -> torch.dtype:
@@ -58,7 +73,7 @@ def precision_type(precision: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         if precision in ("bf16", "fp16"):
             raise MedgenError(
-                f"precision '{precision}' needs a GPU; on {device.type} it is slower. Use precision=fp32."
+                f"precision '{precision}' needs a CUDA GPU; on {device.type} it is slower. Use precision=fp32."
             )
         return torch.float32
     if precision == "auto":
@@ -108,6 +123,8 @@ class DiffusionTrainer(SupervisedTrainer):
         self.codec = codec
         self.start = start
         self.ema = Ema(denoiser.network, settings.ema_decay)
+        self.channel_weight = channel_weight(codec.spec.channel_std, config.channel_balance, len(config.grid.size))
+        self.channel_weight = self.channel_weight.to(device)
         self.dtype = precision_type(config.precision, device)
         self.gradient_scaler = torch.amp.GradScaler("cuda", enabled=self.dtype is torch.float16)
 
@@ -141,21 +158,23 @@ class DiffusionTrainer(SupervisedTrainer):
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.state.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
-            losses = denoising_loss(self.network, x0, noise, sigma, conditioning, weighting=self.config.weighting)
+            losses = denoising_loss(
+                self.network,
+                x0,
+                noise,
+                sigma,
+                conditioning,
+                weighting=self.config.weighting,
+                voxel_weight=self.channel_weight.expand_as(x0),
+            )
         loss = losses.mean()
         if not torch.isfinite(loss):
-            raise MedgenError(
-                f"training stopped: the loss of step {step + 1} is {loss.item()}. The last good checkpoint is kept. "
-                "Resume with a lower optimisation#learning_rate, or look for unusual values in the data."
-            )
+            raise not_finite(step + 1, "loss", loss.item())
         self.gradient_scaler.scale(loss).backward()
         self.gradient_scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimisation.clip_norm)
         if not torch.isfinite(norm) and not self.gradient_scaler.is_enabled():
-            raise MedgenError(
-                f"training stopped: the gradient of step {step + 1} is {norm.item()}. The last good checkpoint is "
-                "kept. Resume with a lower optimisation#learning_rate."
-            )
+            raise not_finite(step + 1, "gradient", norm.item())
         self.gradient_scaler.step(self.optimizer)
         self.gradient_scaler.update()
         self.ema.update(self.network.network, step)

@@ -1,4 +1,4 @@
-"""One training run: a configuration in, a model folder out; interrupted or killed at any point, it continues exactly."""
+"""One training run: a configuration in, a model folder out; killed at any point, it continues exactly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,16 @@ from medgen.models.codec import Codec
 from medgen.models.device import resolve_device
 from medgen.models.folder import save_model
 from medgen.models.generative import GenerativeModel
-from medgen.models.specification import ModelSpec
+from medgen.models.specification import ModelSpec, size_multiple
 from medgen.networks.registry import build_network
-from medgen.trainers.checkpoint import load_checkpoint, save_checkpoint
-from medgen.trainers.config import TrainConfig, changed_keys, load_config
-from medgen.trainers.data import BatchesFrom, Items, Source, make_source
-from medgen.trainers.diffusion import DiffusionTrainer
+from medgen.trainers.checkpoint import CHECKPOINT, load_checkpoint, remove_leftovers, save_checkpoint
+from medgen.trainers.config import FREE_TO_CHANGE, TrainConfig, changed_keys, load_config
+from medgen.trainers.data import POPULATION, BatchesFrom, Items, Source, make_source
+from medgen.trainers.diffusion import DiffusionTrainer, not_finite, precision_type
 
+CONFIG = "config.yaml"
 STATISTICS_ITEMS = 24
+FAST_PEOPLE = 4
 
 
 def train(
@@ -50,7 +54,7 @@ def train(
         config: path of the configuration.
         output_dir: gets ``config.yaml``, ``checkpoint.pt``, ``logs/`` (TensorBoard), ``pictures/`` and ``model/``.
         overrides: ``key=value``, see :func:`~medgen.trainers.config.load_config`.
-        resume: continue from the checkpoint in ``output_dir``.
+        resume: continue from the checkpoint in ``output_dir``; a run killed before its first starts again.
         fast_dev_run: two steps, one picture, the saved model: a check of everything before a long run.
         overwrite: replace what is in ``output_dir``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -62,23 +66,39 @@ def train(
     Raises:
         MedgenError: a bad configuration or override, missing data, an existing ``output_dir`` without ``resume`` or
             ``overwrite``, nothing to resume, another configuration than the checkpoint's, or a loss that is no number.
-        KeyboardInterrupt: interrupted; the checkpoint of the last finished step is written first.
+        KeyboardInterrupt: interrupted (Ctrl-C or SIGTERM); the step under way is finished and its checkpoint written
+            first. A second signal stops at once.
     """
     settings = load_config(config, overrides)
     where = resolve_device(device, "train")
     folder = Path(output_dir)
     if fast_dev_run:
         settings = dataclasses.replace(settings, steps=2, validate_every=2, checkpoint_every=2, subjects=1)
+    _check_settings(settings, where)
     _prepare_folder(folder, resume, overwrite)
-    source = make_source(settings)
-    state = load_checkpoint(folder) if resume else None
+    state = load_checkpoint(folder) if resume and (folder / CHECKPOINT).exists() else None
     if state is not None:
         _check_same(state["config"], settings)
-    else:
-        torch.manual_seed(settings.seed)
+    source = make_source(settings, FAST_PEOPLE if fast_dev_run else None)
+    _write_config(settings, folder)
     run = _Run(settings, folder, source, where, state)
     run.go(progress)
     return run.save()
+
+
+def _check_settings(config: TrainConfig, device: torch.device) -> None:
+    """Refuse, before any data are read, what the network or the device cannot do."""
+    precision_type(config.precision, device)
+    unit = size_multiple(make_spec(config, 0, *_identity_channels(config)))
+    for name, size in (("grid.size", config.grid.size), ("patch_size", config.patch_size or config.grid.size)):
+        if any(n % unit for n in size):
+            raise MedgenError(f"field '{name}' must be multiples of {unit} for this network. Got {list(size)}.")
+
+
+def _write_config(config: TrainConfig, folder: Path) -> None:
+    """Write ``config.yaml``: the run as it is, overrides included."""
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=True), encoding="utf-8")
 
 
 class _Run:
@@ -96,14 +116,15 @@ class _Run:
         else:
             mean, std = state["channel_mean"], state["channel_std"]
             torch.set_num_threads(state["threads"])
-        self.spec = make_spec(config, source, mean, std)
-        network = build_network(self.spec.network, config.name).to(device)
+        self.spec = make_spec(config, source.people, mean, std)
+        network = initial_network(self.spec, config.seed).to(device)
         start = int(state["step"]) if state is not None else 0
         batches = BatchesFrom(start, config.steps, config.batch_size)
         loader: DataLoader[Any] = DataLoader(
             Items(source, config),
-            batch_sampler=batches,  # type: ignore[arg-type]
+            batch_sampler=batches,
             num_workers=config.num_workers,
+            worker_init_fn=_ignore_interrupt,
             pin_memory=device.type == "cuda",
             persistent_workers=False,
         )
@@ -118,7 +139,7 @@ class _Run:
             if self.trainer.start >= self.config.steps:
                 return
             report = stack.enter_context(_reporter(self.config, self.trainer.start, progress, self.folder))
-            stack.enter_context(_terminate_as_interrupt())
+            asked_to_stop = stack.enter_context(_stop_signals())
             every = self.config.checkpoint_every
             engine = self.trainer
             engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: report(e.steps_done, e.state.output))
@@ -130,17 +151,29 @@ class _Run:
                 Events.ITERATION_COMPLETED(event_filter=lambda e, _: e.steps_done % often == 0),
                 lambda e: self.picture(e.steps_done),
             )
-            try:
-                engine.run()
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"training stopped at step {engine.steps_done}; the checkpoint in '{self.folder}' continues it "
-                    "with --resume"
-                ) from None
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.stop() if asked_to_stop() else None)
+            engine.run()
             self.keep()
 
+    def stop(self) -> None:
+        """Write the checkpoint of the step that has just ended, and leave.
+
+        Raises:
+            KeyboardInterrupt: always; its text says how to go on.
+        """
+        self.keep()
+        raise KeyboardInterrupt(
+            f"training stopped after step {self.trainer.steps_done}; --resume continues it from '{self.folder}'"
+        )
+
     def keep(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises:
+            MedgenError: a weight is not finite; the checkpoint before stays.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in self.trainer.network.parameters()):
+            raise not_finite(self.trainer.steps_done, "weights", "not finite")
         content = self.trainer.state_dict_of_run() | {
             "config": self.config.to_dict(),
             "channel_mean": list(self.spec.channel_mean),
@@ -168,9 +201,26 @@ class _Run:
         return target
 
 
-def make_spec(config: TrainConfig, source: Source, mean: Sequence[float], std: Sequence[float]) -> ModelSpec:
-    """The specification of the model that a configuration trains; channels in and out filled in."""
-    population = config.data == "colin27"
+def initial_network(spec: ModelSpec, seed: int) -> torch.nn.Module:
+    """The untrained network, its weights a function of the seed alone; the global generator stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        return build_network(spec.network, spec.name)
+
+
+def make_spec(config: TrainConfig, people: int, mean: Sequence[float], std: Sequence[float]) -> ModelSpec:
+    """The specification of the model that a configuration trains; channels in and out filled in.
+
+    Args:
+        config: of the run.
+        people: how many it is trained on.
+        mean: of each packed diffused channel.
+        std: likewise.
+
+    Raises:
+        MedgenError: an unknown or wrong argument of the network, or channels that do not suit the task.
+    """
+    population = config.data == POPULATION
     grid = {"spacing": list(config.grid.spacing), "size": list(config.grid.size)}
     label_source = (
         {"population": {**grid, **config.population}} if population and config.task == "label_to_image" else None
@@ -199,7 +249,7 @@ def make_spec(config: TrainConfig, source: Source, mean: Sequence[float], std: S
     }
     training = {
         "data": config.data if population else "files",
-        "people": source.people,
+        "people": people,
         "steps": config.steps,
         "batch_size": config.batch_size,
         "seed": config.seed,
@@ -213,7 +263,8 @@ def make_spec(config: TrainConfig, source: Source, mean: Sequence[float], std: S
         label_source=label_source,
         training=training,
     )
-    build_network(spec.network, config.name)  # wrong arguments are refused here, before anything is trained
+    with torch.random.fork_rng(devices=[]):
+        build_network(spec.network, config.name)  # wrong arguments are refused here, before anything is trained
     return spec
 
 
@@ -237,9 +288,8 @@ def complete_network(config: TrainConfig) -> dict[str, Any]:
 
 def measure_channels(config: TrainConfig, source: Source) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each packed diffused channel, over a fixed draw of items."""
-    count = len(config.label_channels) if config.task == "joint" else 0
-    channels = (1 + count) * (2 ** len(config.grid.size) if config.packing == "haar" else 1)
-    plain = make_spec(config, source, [0.0] * channels, [1.0] * channels)
+    plain = make_spec(config, source.people, *_identity_channels(config))
+    channels = len(plain.channel_mean)
     codec, items = Codec(plain), Items(source, config, "statistics")
     total, square, voxels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0
     for index in range(STATISTICS_ITEMS):
@@ -251,59 +301,82 @@ def measure_channels(config: TrainConfig, source: Source) -> tuple[list[float], 
     return mean.tolist(), std.tolist()
 
 
+def _identity_channels(config: TrainConfig) -> tuple[list[float], list[float]]:
+    """Mean 0 and standard deviation 1 for each packed diffused channel."""
+    count = len(config.label_channels) if config.task == "joint" else 0
+    channels = (1 + count) * (2 ** len(config.grid.size) if config.packing == "haar" else 1)
+    return [0.0] * channels, [1.0] * channels
+
+
 def _prepare_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a run, or clear what a run before left in it (nothing else is touched)."""
     if folder.exists() and not folder.is_dir():
         raise MedgenError(f"output '{folder}' is a file. Give a folder.")
-    filled = folder.is_dir() and any(folder.iterdir())
-    if resume:
-        return
-    if filled and not overwrite:
+    if resume and not folder.is_dir():
+        raise MedgenError(f"nothing to resume: there is no '{folder}'. Leave --resume out.")
+    if folder.is_dir() and any(folder.iterdir()) and not resume and not overwrite:
         raise MedgenError(f"output '{folder}' is not empty. Add --resume to continue it, --overwrite to replace it.")
-    if filled:
-        for name in ("checkpoint.pt", "config.yaml"):
+    remove_leftovers(folder)
+    if not resume:
+        for name in (CHECKPOINT, CONFIG):
             (folder / name).unlink(missing_ok=True)
         for name in ("logs", "pictures", "model"):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _check_same(before: dict[str, Any], config: TrainConfig) -> None:
+    """Refuse to continue a run with another configuration; the optimisation may be changed, which is said."""
     now = config.to_dict()
-    free = ("checkpoint_every", "validate_every", "num_workers", "data")
-    changed = [key for key in changed_keys(before, now) if key not in free]
-    if changed:
+    changed = [key for key in changed_keys(before, now) if key not in FREE_TO_CHANGE]
+    if changed == ["optimisation"]:
+        warnings.warn(
+            "train: the optimisation differs from the checkpoint's; the result is not that of one uninterrupted run",
+            stacklevel=3,
+        )
+    elif changed:
         raise MedgenError(
             f"cannot resume: the configuration differs from the checkpoint's in {', '.join(changed)}. "
             "Give the same configuration, or train anew into another folder."
         )
 
 
+def _ignore_interrupt(_: int) -> None:
+    """In a DataLoader worker: Ctrl-C reaches the whole process group, but it is the main process that stops a run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does."""
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block a first SIGINT or SIGTERM is only noted, so that no step is cut in two; a second one raises.
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
+    Yields:
+        Whether a signal has come.
+    """
+    noted: list[int] = []
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: nothing to change
-        yield
+    def note(number: int, _: Any) -> None:
+        if noted:
+            raise KeyboardInterrupt("training stopped within a step; --resume continues from the last checkpoint")
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # signals arrive elsewhere
+        yield lambda: False
         return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: bool(noted)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _reporter(config: TrainConfig, start: int, progress: bool, folder: Path) -> Iterator[Any]:
-    """Loss to TensorBoard and to a progress bar; the configuration beside them."""
+    """Loss to TensorBoard and to a progress bar."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from torch.utils.tensorboard import SummaryWriter
 
-    with atomic_path(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=True), encoding="utf-8")
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
