@@ -152,9 +152,10 @@ def _summary(figures: dict[str, Figures], auc: dict[str, float]) -> Table:
 
 
 def _by_tissue(figures: dict[str, Figures]) -> Table:
-    table = Table("tissue", *figures, title="Wasserstein distance over that of the label means")
+    title = "Wasserstein distance over that of the label means: mean of the subjects (all subjects in one histogram)"
+    table = Table("tissue", *figures, title=title)
     for tissue in figures[MODEL].wasserstein:
-        table.add_row(tissue, *[f"{f.wasserstein[tissue]:.3f}" for f in figures.values()])
+        table.add_row(tissue, *[f"{f.wasserstein[tissue]:.3f} ({f.pooled[tissue]:.3f})" for f in figures.values()])
     return table
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import wasserstein_distance
 
 from medgen.anatomy.labels import TISSUES
 from medgen.metrics import band_powers, boundary_sharpness, label_wasserstein, paint_labels, radial_bands, soft_window
@@ -17,6 +18,7 @@ Array = NDArray[np.float64]
 BRAIN_WASSERSTEIN, OTHER_WASSERSTEIN = 0.25, 0.50
 SPECTRUM = (0.7, 1.4)
 SHARPNESS = (0.7, 1.3)
+_POOLED_VOXELS = 20_000
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Figures:
 
     Attributes:
         wasserstein: per tissue the mean distance over the subjects, over that of the image of label means.
+        pooled: the same of the histograms of all subjects together, where subjects may make up for each other.
         spectrum: per band the mean power over the subjects, over that of the references.
         sharpness: mean grey / white sharpness over the subjects, over that of the references.
         order: share of subjects with CSF < grey < white in mean.
     """
 
     wasserstein: dict[str, float]
+    pooled: dict[str, float]
     spectrum: list[float]
     sharpness: float
     order: float
@@ -88,6 +92,7 @@ def measure(images: Sequence[Array], cases: Sequence[Case], means: Array) -> Fig
     """
     edges = radial_bands()
     distances: dict[str, list[tuple[float, float]]] = {}
+    values: dict[str, list[tuple[Array, Array]]] = {}
     powers, sharpness, order = [], [], []
     for image, case in zip(images, cases, strict=True):
         own = label_wasserstein(image, case.image, case.groups, TISSUES)
@@ -95,12 +100,23 @@ def measure(images: Sequence[Array], cases: Sequence[Case], means: Array) -> Fig
         for name, value in own.items():
             if name != "background" or not case.extracted:  # there background is 0 in all, and so its distance
                 distances.setdefault(name, []).append((value, plain[name]))
+                inside = case.within(name)
+                step = max(1, int(inside.sum()) // _POOLED_VOXELS)
+                values.setdefault(name, []).append((image[inside][::step], case.image[inside][::step]))
         window = soft_window(case.brain)
         powers.append([band_powers(x, edges, window) for x in (image, case.image)])
         grey, white = case.within("cortex"), case.within("white_matter")
         sharpness.append([boundary_sharpness(x, grey, white) for x in (image, case.image)])
         order.append(image[case.within("csf")].mean() < image[grey].mean() < image[white].mean())
     ratios = {name: float(np.sum(pairs, 0)[0] / np.sum(pairs, 0)[1]) for name, pairs in distances.items()}
+    pooled = {name: _pooled(pairs, means[TISSUES.index(name)]) for name, pairs in values.items()}
     own_power, real_power = np.mean(powers, 0)
     own_sharp, real_sharp = np.mean(sharpness, 0)
-    return Figures(ratios, (own_power / real_power).tolist(), float(own_sharp / real_sharp), float(np.mean(order)))
+    spectrum = (own_power / real_power).tolist()
+    return Figures(ratios, pooled, spectrum, float(own_sharp / real_sharp), float(np.mean(order)))
+
+
+def _pooled(pairs: Sequence[tuple[Array, Array]], mean: float) -> float:
+    """Wasserstein distance of the values of all subjects together over that of the label mean."""
+    own, real = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return float(wasserstein_distance(own, real) / np.abs(real - mean).mean())

@@ -25,6 +25,7 @@ from tests.bench.cases import Array, Case, tissue_table
 
 _SLAB = 8
 _QUANTILES = np.linspace(0, 1, 401)
+_BANDS = np.linspace(0, 0.5, 21)
 
 
 def partial_volume(population: Population, seed: int, means: Array) -> Array:
@@ -56,18 +57,23 @@ def partial_volume(population: Population, seed: int, means: Array) -> Array:
 class NetworkFree:
     """Partial-volume label means and smoothed noise, matched to training subjects in spectrum and histograms.
 
+    Where the partial-volume image has more power than the real one it is filtered down, where it has less the noise
+    makes up for it; then the intensities of each tissue are mapped onto the real ones by rank.
+
     Attributes:
         population: of the subjects.
         means: intensity of each tissue.
         frequencies: middle of each band, cycles per voxel.
-        power: of the residual (real minus partial volume) in these bands.
-        spread: standard deviation of the residual in each tissue.
+        gain: of the partial-volume image in each band, at most 1.
+        power: of the noise in each band, up to a factor.
+        spread: standard deviation of the noise in each tissue.
         quantiles: for brain-extracted subjects or not and each tissue, the real intensities at 401 even ranks.
     """
 
     population: Population
     means: Array
     frequencies: Array
+    gain: Array
     power: Array
     spread: Array
     quantiles: dict[tuple[bool, int], Array]
@@ -77,16 +83,27 @@ class NetworkFree:
         """Measure training subjects."""
         groups = [case.groups for case in cases]
         means = label_means([case.image for case in cases], groups, len(TISSUES))
-        residuals = [case.image - partial_volume(population, case.seed, means) for case in cases]
-        edges = np.linspace(0, 0.5, 21)
-        power = np.mean([band_powers(r, edges, soft_window(c.brain)) for r, c in zip(residuals, cases, strict=True)], 0)
-        spread = np.sqrt(label_means([r**2 for r in residuals], groups, len(TISSUES)))
-        return cls(population, means, (edges[1:] + edges[:-1]) / 2, power, spread, _quantiles(cases))
+        drawn = [partial_volume(population, case.seed, means) for case in cases]
+        residuals = [case.image - image for case, image in zip(cases, drawn, strict=True)]
+        windows = [soft_window(case.brain) for case in cases]
+
+        def power(images: Sequence[Array]) -> Array:
+            powers: Array = np.mean([band_powers(x, _BANDS, w) for x, w in zip(images, windows, strict=True)], axis=0)
+            return powers
+
+        real, plain, residual = power([case.image for case in cases]), power(drawn), power(residuals)
+        noise = np.maximum(real - plain, 0.05 * real)
+        share = np.sqrt(noise.mean() / residual.mean())
+        spread = share * np.sqrt(label_means([r**2 for r in residuals], groups, len(TISSUES)))
+        gain = np.sqrt(np.minimum(1, np.maximum(real - noise, 0) / plain))
+        return cls(population, means, (_BANDS[1:] + _BANDS[:-1]) / 2, gain, noise, spread, _quantiles(cases))
 
     def image(self, case: Case, seed: int) -> Array:
         """The image of one whole subject."""
-        noise = coloured_noise(case.groups.shape, self.frequencies, self.power, seed)
-        image = partial_volume(self.population, case.seed, self.means) + noise * self.spread[case.groups]
+        white = np.random.default_rng(seed).normal(size=case.groups.shape)
+        noise = filtered(white, self.frequencies, np.sqrt(self.power))
+        plain = filtered(partial_volume(self.population, case.seed, self.means), self.frequencies, self.gain)
+        image = plain + noise / noise.std() * self.spread[case.groups]
         for k in np.unique(case.groups):
             inside = case.groups == k
             key = (case.extracted, int(k))
@@ -108,13 +125,15 @@ def _quantiles(cases: Sequence[Case]) -> dict[tuple[bool, int], Array]:
     return {key: np.mean(values, 0) for key, values in found.items()}
 
 
-def coloured_noise(shape: Sequence[int], frequencies: Array, power: Array, seed: int) -> Array:
-    """Gaussian noise of a radial power spectrum, unit variance."""
-    white = np.fft.rfftn(np.random.default_rng(seed).normal(size=tuple(shape)))
+def filtered(volume: Array, frequencies: Array, gain: Array) -> Array:
+    """A volume with its Fourier coefficients multiplied by a radial gain, given at some frequencies."""
+    shape = volume.shape
     axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
     radius = np.sqrt(sum(np.square(f) for f in np.meshgrid(*axes, indexing="ij", sparse=True)))
-    noise: Array = np.fft.irfftn(white * np.sqrt(np.interp(radius, frequencies, power)), s=tuple(shape))
-    return noise / noise.std()
+    result: Array = np.fft.irfftn(
+        np.fft.rfftn(volume) * np.interp(radius, frequencies, gain), s=shape, axes=range(len(shape))
+    )
+    return result
 
 
 class Regression:

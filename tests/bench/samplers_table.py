@@ -71,7 +71,7 @@ def samplers_table(
     for name, steps, some in runs:
         rows.append(_row(model, name, steps, some, means))
         out.log(f"{name} {steps}: {rows[-1]['seconds']:.1f} s a volume")
-    found = {"model": model.spec.name, "size": size, "rows": rows, "verdicts": _verdicts(model, rows)}
+    found: dict[str, Any] = {"model": model.spec.name, "size": size, "rows": rows, "verdicts": _verdicts(model, rows)}
     out.print(_table(rows))
     for name, met in found["verdicts"].items():
         out.print(f"{'met   ' if met else 'NOT MET'} {name}")
