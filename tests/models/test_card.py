@@ -37,7 +37,9 @@ def test_cards_of_the_repository(path: Path) -> None:
 @pytest.mark.parametrize("name", list(bundled_models()))
 def test_cards_of_bundled_models(name: str) -> None:
     folder = bundled_models()[name]
-    assert validate_card(folder / "docs" / "README.md", kind="model")["name"] == name
+    card = folder / "docs" / "README.md"
+    assert validate_card(card, kind="model")["name"] == name
+    assert card.read_text(encoding="utf-8") == (ROOT / "data_cards" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_write_and_parse() -> None:

@@ -101,8 +101,8 @@ def test_blending_joins_a_constant_offset_at_the_edge_and_leaves_an_exact_fill_a
     hole[4:16, 4:16, 4:16] = True
     np.testing.assert_allclose(blended(truth, truth, hole, volume), truth, atol=1e-5)
     shifted = blended(truth, truth + 10, hole, volume)
-    assert np.abs(shifted - truth)[4, 8, 8] < 3  # most of the step is gone at the edge ...
-    assert np.abs(shifted - truth)[10, 10, 10] > 3  # ... and the middle is the model's
+    assert np.abs(shifted - truth)[4, 8, 8] < 5  # most of the step is gone at the edge ...
+    assert np.abs(shifted - truth)[10, 10, 10] > 5  # ... and the middle is the model's
 
 
 def test_intensity_window_maps_robust_extremes_to_0_and_1() -> None:

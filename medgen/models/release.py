@@ -1,0 +1,52 @@
+"""Put a trained model into the package: ``python -m medgen.models.release RUN/model data_cards/NAME.md``.
+
+The weights are read, verified and written again under ``medgen/models/bundled/NAME`` in half precision (read back as
+single) with the card of the repository: the one in the model folder and the one in ``data_cards`` are the same text
+(tested).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from medgen.models.bundled import BUNDLED
+from medgen.models.card import parse_card
+from medgen.models.folder import open_model, save_model
+
+
+def release(model: Path, card: Path) -> Path:
+    """Copy a verified model with a card into the package; a bundled model of that name is replaced.
+
+    Args:
+        model: folder of the trained model.
+        card: Markdown card; its name, version and licence must be the model's.
+
+    Returns:
+        The bundled folder.
+
+    Raises:
+        MedgenError: a damaged model, or a card that does not fit it.
+    """
+    files = open_model(model)
+    text = card.read_text(encoding="utf-8")
+    front, _ = parse_card(text, card.name)
+    spec = dataclasses.replace(files.spec, version=str(front.get("version", files.spec.version)))
+    target = BUNDLED / spec.name
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in files.state.items()}
+    save_model(target, spec, half, card=text, overwrite=True)
+    return target
+
+
+def main() -> None:
+    """Parse the command line and release."""
+    parser = argparse.ArgumentParser(description="Put a trained model and its card into the package.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("card", type=Path)
+    given = parser.parse_args()
+    print(release(given.model, given.card))
+
+
+if __name__ == "__main__":
+    main()
