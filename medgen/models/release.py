@@ -1,8 +1,8 @@
-"""Put a trained model into the package: ``python -m medgen.models.release RUN/model data_cards/NAME.md``.
+"""Put a trained model into the package: ``python -m medgen.models.release RUN/model data_cards/NAME.md CONFIG``.
 
 The weights are read, verified and written again under ``medgen/models/bundled/NAME`` in half precision (read back as
 single) with the card of the repository: the one in the model folder and the one in ``data_cards`` are the same text
-(tested).
+(tested). The default way to sample is that of the configuration, where it may have been chosen after the training.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+import yaml
+
 from medgen.models.bundled import BUNDLED
 from medgen.models.card import parse_card
+from medgen.models.fields import read_fields
 from medgen.models.folder import open_model, save_model
+from medgen.models.specification import Sampling
 
 
-def release(model: Path, card: Path) -> Path:
+def release(model: Path, card: Path, sampling: Sampling) -> Path:
     """Copy a verified model with a card into the package; a bundled model of that name is replaced.
 
     Args:
         model: folder of the trained model.
         card: Markdown card; its name, version and licence must be the model's.
+        sampling: default way to sample it.
 
     Returns:
         The bundled folder.
@@ -32,7 +37,8 @@ def release(model: Path, card: Path) -> Path:
     files = open_model(model)
     text = card.read_text(encoding="utf-8")
     front, _ = parse_card(text, card.name)
-    spec = dataclasses.replace(files.spec, version=str(front.get("version", files.spec.version)))
+    version = str(front.get("version", files.spec.version))
+    spec = dataclasses.replace(files.spec, version=version, sampling=sampling)
     target = BUNDLED / spec.name
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in files.state.items()}
     save_model(target, spec, half, card=text, overwrite=True)
@@ -44,8 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put a trained model and its card into the package.")
     parser.add_argument("model", type=Path)
     parser.add_argument("card", type=Path)
+    parser.add_argument("config", type=Path)
     given = parser.parse_args()
-    print(release(given.model, given.card))
+    content = yaml.safe_load(given.config.read_text(encoding="utf-8"))
+    print(release(given.model, given.card, read_fields(Sampling, content["sampling"], given.config.name)))
 
 
 if __name__ == "__main__":
