@@ -46,6 +46,7 @@ def brain_truth(
     training_subjects: int = 20,
     regression_steps: int = 400,
     variety_seeds: int = 20,
+    classifier_steps: int = 250,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """All figures of the benchmark as plain values; tables go to ``console``.
@@ -57,6 +58,7 @@ def brain_truth(
         training_subjects: subjects that the floors are fitted to, the first of the model's own training.
         regression_steps: of the regression floor.
         variety_seeds: samples of one label map.
+        classifier_steps: of each training of the patch classifier.
         console: where tables go.
     """
     out = console or Console()
@@ -74,7 +76,8 @@ def brain_truth(
     images[REGRESSION] = [regression.image(case) for case in cases]
     figures = {name: measure(made, cases, means) for name, made in images.items()}
     real = [case.image for case in cases]
-    auc = {name: patch_auc(real, images[name], cases) for name in (MODEL, NETWORK_FREE)} if subjects >= 2 else {}
+    compared = (MODEL, NETWORK_FREE) if subjects >= 2 else ()
+    auc = {name: patch_auc(real, images[name], cases, steps=classifier_steps) for name in compared}
     found = {
         "model": model.spec.name,
         "model_sha256": model.hash,

@@ -67,7 +67,9 @@ def test_known_images_have_known_figures(model: GenerativeModel) -> None:
 
 
 def test_brain_truth_runs(model: GenerativeModel, tmp_path: Path) -> None:
-    found = brain_truth(model, tmp_path, 2, training_subjects=2, regression_steps=2, variety_seeds=2)
+    found = brain_truth(
+        model, tmp_path, 2, training_subjects=2, regression_steps=2, variety_seeds=2, classifier_steps=5
+    )
     assert set(found["figures"]) == {"model", "partial volume + noise", "label means", "regression"}
     assert all(0 <= value <= 1 for value in found["auc"].values())
     assert np.isfinite([row["ratio_regression"] for row in found["variety"].values()]).all()
