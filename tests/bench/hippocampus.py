@@ -1,7 +1,7 @@
 """Figures of ``hippocampus-t1`` on real people that it never saw.
 
-Run ``python -m tests.bench.hippocampus MODEL --data DIR -o OUT.json``; DIR holds ``images`` and ``labels``. Tables go to
-the terminal, all figures to OUT.json, a picture beside it; the segmentation network is kept there for the next run.
+Run ``python -m tests.bench.hippocampus MODEL --data DIR -o OUT.json``; DIR holds ``images`` and ``labels``. Tables go
+to the terminal, all figures to OUT.json, a picture beside it; the segmentation network is kept there for the next run.
 """
 
 from __future__ import annotations
