@@ -260,7 +260,7 @@ def hippocampus_bench(
     output: Path,
     samples: int = 48,
     *,
-    segmenter_steps: int = 500,
+    segmenter_steps: int = 200,
     limit: int | None = None,
     repeats: int = 500,
     **settings: Any,
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sampler")
     parser.add_argument("--num-inference-steps", type=int)
     parser.add_argument("--guidance-scale", type=float)
-    parser.add_argument("--segmenter-steps", type=int, default=500)
+    parser.add_argument("--segmenter-steps", type=int, default=200)
     parser.add_argument("--bootstrap", type=int, default=500)
     parser.add_argument("--limit", type=int, help="use only so many people of either kind, for a trial")
     given = parser.parse_args(arguments)
