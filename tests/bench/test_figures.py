@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,11 @@ def test_tables_and_verdicts() -> None:
         "ratio_regression": 1.0,
         "ratio_means": 0.5,
     }
-    found = {"auc": {MODEL: 0.85, NETWORK_FREE: 0.99}, "variety": {"cortex": row}, "seconds_per_volume": 1.0}
+    found: dict[str, Any] = {
+        "auc": {MODEL: 0.85, NETWORK_FREE: 0.99},
+        "variety": {"cortex": row},
+        "seconds_per_volume": 1.0,
+    }
     found["verdicts"] = verdicts(figures, found)
     assert all(found["verdicts"].values())
     console = Console(record=True, width=200, quiet=True)
