@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,25 @@ from medgen.models.specification import PACKINGS, TASKS, Grid, Intensity, Sampli
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML alone reads ``1e-4`` (no point) as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values of a YAML text; ``1e-4`` is a number.
+
+    Example:
+        >>> read_yaml("learning_rate: 1e-4")
+        {'learning_rate': 0.0001}
+    """
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: no objects
 
 
 def _weightings() -> Iterable[str]:
@@ -204,7 +224,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     if not file.is_file():
         raise MedgenError(f"no configuration at '{path}'. Give the path of a YAML file.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MedgenError(f"{file.name} is no valid YAML: {error}. Mend the file.") from error
     if not isinstance(content, dict):
@@ -224,7 +244,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not keys:
         raise MedgenError(f"override '{override}' must read key=value. Write, for example, steps=2000.")
     try:
-        value = yaml.safe_load(raw)
+        value = read_yaml(raw)
     except yaml.YAMLError as error:
         raise MedgenError(f"override '{override}' has no valid YAML value: {error}. Quote it.") from error
     path = keys.split("#")
