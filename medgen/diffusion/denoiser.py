@@ -107,7 +107,7 @@ class Preconditioned(nn.Module):
 
     def coefficients(self, sigma: Tensor) -> Preconditioning:
         """Preconditioning at ``sigma`` ``(B,)``, in float64."""
-        return PREDICTION_TYPES[self.prediction_type](sigma.double(), self.sigma_data)
+        return PREDICTION_TYPES[self.prediction_type](exact(sigma), self.sigma_data)
 
     def raw(self, x: Tensor, sigma: Tensor, conditioning: Conditioning | None = None) -> Tensor:
         """The network's own output ``F(c_in * x)`` ``(B, C, *spatial)``."""
@@ -115,7 +115,7 @@ class Preconditioned(nn.Module):
         concat = given.pop("concat", None)
         scaled = x * _column(self.coefficients(sigma).c_in, x)
         inputs = scaled if concat is None else torch.cat([scaled, concat.to(x.dtype)], dim=1)
-        output: Tensor = self.network(inputs, timesteps=network_time(sigma.double()).to(x), **given)
+        output: Tensor = self.network(inputs, timesteps=_like(network_time(exact(sigma)), x), **given)
         return output
 
     def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning | None = None) -> Tensor:
@@ -124,6 +124,16 @@ class Preconditioned(nn.Module):
         return _column(c.c_skip, x) * x + _column(c.c_out, x) * self.raw(x, sigma, conditioning)
 
 
+def exact(sigma: Tensor) -> Tensor:
+    """Noise levels in float64 on the CPU: Apple's GPUs have no float64."""
+    return sigma.detach().cpu().double()
+
+
+def _like(values: Tensor, like: Tensor) -> Tensor:
+    """First the type, then the device of ``like``."""
+    return values.to(like.dtype).to(like.device)
+
+
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """``(B,)`` float64 to ``(B, 1, ...)`` in the type and device of ``like``."""
-    return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
+    return _like(values, like).reshape(-1, *[1] * (like.ndim - 1))

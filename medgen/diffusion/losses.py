@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medgen.checks import check_choice
-from medgen.diffusion.denoiser import Conditioning, Preconditioned
+from medgen.diffusion.denoiser import Conditioning, Preconditioned, exact
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -67,9 +67,9 @@ def denoising_loss(
         ``(B,)`` losses in float32.
     """
     check_choice("denoising_loss", "weighting", weighting, WEIGHTINGS)
-    level = sigma.to(x0).reshape(-1, *[1] * (x0.ndim - 1))
+    level = sigma.to(x0.dtype).to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))
     error = (denoiser(x0 + level * noise, sigma, conditioning) - x0).float().square()
     if voxel_weight is not None:
         error = error * voxel_weight
-    weight = WEIGHTINGS[weighting](sigma.double(), denoiser.sigma_data).to(error)
+    weight = WEIGHTINGS[weighting](exact(sigma), denoiser.sigma_data).to(error.dtype).to(error.device)
     return weight * error.flatten(1).mean(1)

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medgen.checks import MedgenError
+from medgen.continuation import thin_plate
 from medgen.diffusion.haar import haar_pack, haar_unpack
 from medgen.models.specification import ModelSpec
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known of an image before it is generated.
+
+    The image is diffused as ``(image - center) / scale``: a model need not learn what its conditioning says already
+    (regression first, diffusion of the rest: Mardani et al. 2023, arXiv:2309.15214, section 3), and noise and loss
+    are of the same size in every tissue.
+
+    Attributes:
+        condition: packed conditioning ``(B, K, *packed)``.
+        center: expected image ``(B, 1, *spatial)``.
+        scale: expected deviation from it, same shape.
+    """
+
+    condition: Tensor
+    center: Tensor
+    scale: Tensor
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels of the volume."""
+        return tuple(self.center.shape[2:])
 
 
 class Codec:
@@ -29,6 +56,15 @@ class Codec:
         """Label map ``(B, 1, *spatial)`` of ids to channels ``(B, K, *spatial)`` float32, background left out.
 
         Raises:
+            MedgenError: see :meth:`kind`.
+        """
+        kinds = 1 + torch.arange(len(self.spec.label_channels), device=label.device)
+        return (self.kind(label) == kinds.reshape(1, -1, *[1] * (label.ndim - 2))).float()
+
+    def kind(self, label: Tensor) -> Tensor:
+        """Label map ``(B, 1, *spatial)`` of ids to 0 for the background and 1 + channel for the rest.
+
+        Raises:
             MedgenError: an id that the model does not know.
         """
         present = torch.unique(label).tolist()
@@ -38,12 +74,10 @@ class Codec:
                 f"{self.spec.name}: label map holds ids {unknown[:8]} that the model does not know. It knows 0 and "
                 f"{sorted(self._channel_of)}. Map yours to these (label_map=...)."
             )
-        table = torch.full((max([0, *self._channel_of]) + 1,), -1, dtype=torch.long)
+        table = torch.zeros(max([0, *self._channel_of]) + 1, dtype=torch.long)
         for i, k in self._channel_of.items():
-            table[i] = k
-        channel = table.to(label.device)[label[:, 0].long()]
-        kinds = torch.arange(len(self.spec.label_channels), device=label.device)
-        return (channel[:, None] == kinds.reshape(1, -1, *[1] * (label.ndim - 2))).float()
+            table[i] = 1 + k
+        return table.to(label.device)[label.long()]
 
     def pack(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to the network's resolution and channels."""
@@ -53,19 +87,20 @@ class Codec:
         """Inverse of :meth:`pack`."""
         return haar_unpack(x) if self.spec.packing == "haar" else x
 
-    def raw(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+    def raw(self, image: Tensor, given: Given, label: Tensor | None = None) -> Tensor:
         """What is diffused, packed but not standardised: image, and for ``joint`` the one-hot label behind it."""
+        image = (image - given.center) / given.scale
         if self.spec.task != "joint":
             return self.pack(image)
         if label is None:
             raise MedgenError(f"{self.spec.name}: task 'joint' needs a label map to encode. Pass label=...")
         return self.pack(torch.cat([image, self.one_hot(label)], dim=1))
 
-    def encode(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+    def encode(self, image: Tensor, given: Given, label: Tensor | None = None) -> Tensor:
         """Image ``(B, C, *spatial)`` in 0..1 (and label) to the standardised sample that noise is added to."""
-        return (self.raw(image, label) - _column(self._mean, image)) / _column(self._std, image)
+        return (self.raw(image, given, label) - _column(self._mean, image)) / _column(self._std, image)
 
-    def decode(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    def decode(self, z: Tensor, given: Given) -> tuple[Tensor, Tensor | None]:
         """Inverse of :meth:`encode`.
 
         Returns:
@@ -74,14 +109,15 @@ class Codec:
         """
         x = self.unpack(z * _column(self._std, z) + _column(self._mean, z))
         count = self.spec.image_channels
+        image = given.center.to(z) + given.scale.to(z) * x[:, :count]
         if self.spec.task != "joint":
-            return x[:, :count], None
+            return image, None
         share, winner = x[:, count:].max(dim=1, keepdim=True)
         first = torch.tensor([ids[0] for _, ids in self.spec.label_channels], dtype=torch.int16, device=z.device)
-        return x[:, :count], torch.where(share > 0.5, first[winner], 0).to(torch.int16)
+        return image, torch.where(share > 0.5, first[winner], 0).to(torch.int16)
 
-    def label_condition(self, label: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Conditioning channels of a label map ``(B, 1, *spatial)``.
+    def given_label(self, label: Tensor, keep: Tensor | None = None) -> Given:
+        """What a label map ``(B, 1, *spatial)`` says; its one-hot channels are the conditioning.
 
         With ``spec.label_dropout`` one more channel says whether the label is given.
 
@@ -89,32 +125,61 @@ class Codec:
             label: ids.
             keep: ``(B,)`` bool, False drops the label of that sample; None keeps all.
         """
-        packed = self.pack(self.one_hot(label))
-        if not self.spec.label_dropout:
-            return packed
-        kept = torch.ones(len(label)) if keep is None else keep.float()
-        flag = kept.to(packed).reshape(-1, *[1] * (packed.ndim - 1)).expand(-1, 1, *packed.shape[2:])
-        return torch.cat([packed * flag, flag], dim=1)
+        one_hot = self.one_hot(label)
+        condition = self.pack(one_hot)
+        if self.spec.label_dropout:
+            kept = torch.ones(len(label)) if keep is None else keep.float()
+            flag = kept.to(condition).reshape(-1, *[1] * (condition.ndim - 1)).expand(-1, 1, *condition.shape[2:])
+            condition = torch.cat([condition * flag, flag], dim=1)
+        if self.spec.reference == "none":
+            return self._plain(condition, label)
+        intensities = torch.tensor(self.spec.label_intensities, dtype=torch.float32, device=label.device)
+        center, scale = (smoothed(values[self.kind(label)]) for values in intensities.T)
+        return Given(condition, center, scale)
 
-    def null_condition(self, size: Sequence[int], batch: int = 1) -> Tensor:
-        """Conditioning of "no label given", for a volume of ``size`` voxels."""
-        return self.label_condition(torch.zeros(batch, 1, *size), torch.zeros(batch, dtype=torch.bool))
+    def given_nothing(self, size: Sequence[int], batch: int = 1) -> Given:
+        """No label, for a volume of ``size`` voxels."""
+        return self.given_label(torch.zeros(batch, 1, *size), torch.zeros(batch, dtype=torch.bool))
 
-    def hole_condition(self, image: Tensor, inpaint_mask: Tensor) -> Tensor:
-        """Conditioning for ``inpaint``: the standardised image with zeros in the hole, and the mask.
+    def given_hole(self, image: Tensor, inpaint_mask: Tensor) -> Given:
+        """What the surroundings of a hole say: the image with the hole filled by the reference, and the mask.
 
         Args:
-            image: ``(B, C, *spatial)`` in 0..1; what lies in the hole is not looked at.
-            inpaint_mask: ``(B, 1, *spatial)``, 1 = regenerate.
+            image: ``(B, 1, *spatial)`` in 0..1; what lies in the hole is not looked at.
+            inpaint_mask: same shape, 1 = regenerate.
         """
-        known = torch.where(inpaint_mask > 0.5, 0.0, image)
-        return self.pack(torch.cat([known, inpaint_mask.to(image)], dim=1))
+        hole = inpaint_mask > 0.5
+        if self.spec.reference == "none":
+            known = torch.where(hole, 0.0, image)
+            return self._plain(self.pack(torch.cat([known, hole.to(image)], dim=1)), image)
+        spacing = self.spec.grid.spacing
+        known = torch.stack([_continued(x, h, spacing) for x, h in zip(image, hole, strict=True)])
+        condition = self.pack(torch.cat([known, hole.to(image)], dim=1))
+        return Given(condition, known, torch.ones_like(known))
 
-    @property
-    def condition_channels(self) -> int:
-        """Channels of the conditioning that this specification implies."""
-        count = self.spec.image_channels + 1 if self.spec.task == "inpaint" else len(self.spec.label_channels)
-        return count * self.spec.packing_factor + bool(self.spec.label_dropout)
+    def _plain(self, condition: Tensor, like: Tensor) -> Given:
+        """Conditioning alone: the image is diffused as it is."""
+        center = torch.zeros(len(like), 1, *like.shape[2:], device=like.device)
+        return Given(condition, center, torch.ones_like(center))
+
+
+def smoothed(x: Tensor) -> Tensor:
+    """``(B, C, *spatial)`` after a (1, 2, 1) / 4 filter along each axis: the partial volume of a label's edge."""
+    for axis in range(2, x.ndim):
+        n = x.shape[axis]
+        before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, n - 1)], dim=axis)
+        after = torch.cat([x.narrow(axis, 1, n - 1), x.narrow(axis, n - 1, 1)], dim=axis)
+        x = (before + 2 * x + after) / 4
+    return x
+
+
+def _continued(image: Tensor, hole: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Image ``(1, *spatial)`` with its hole filled smoothly, within 0..1.5."""
+    if not bool(hole.any()):
+        return image
+    values = thin_plate(image[0].cpu().double().numpy(), hole[0].cpu().numpy(), spacing)
+    filled = torch.from_numpy(np.clip(values, 0, 1.5)).to(image)[None]
+    return torch.where(hole, filled, image)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.guidance import ClassifierFreeGuidance
 from medgen.diffusion.randomness import derive_seed, generators, randn
 from medgen.diffusion.samplers import SAMPLERS
-from medgen.models.codec import Codec
+from medgen.models.codec import Codec, Given
 from medgen.models.specification import ModelSpec, size_multiple
 
 Step = Callable[[int, int], None]
@@ -63,7 +63,7 @@ class GenerativeModel:
         Args:
             n: how many.
             seed: of the first.
-            label: label map ``(1, *spatial)`` on a grid of the model's spacing, each axis a multiple of
+            label: label map ``(1, *spatial)`` on a grid of the model's spacing, RAS+, each axis a multiple of
                 :attr:`multiple`; used for all subjects. By default each gets one from the model's own source.
             sampler: name in ``SAMPLERS``; the model's default otherwise.
             num_inference_steps: steps of the sampler; the model's default otherwise.
@@ -104,94 +104,90 @@ class GenerativeModel:
 
     def diffuse(
         self,
-        condition: Tensor,
-        size: tuple[int, ...],
+        given: Given,
         stream_seed: int,
         settings: dict[str, Any],
         *,
-        null_condition: Tensor | None = None,
+        without: Given | None = None,
         callback: Callable[[int], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """One run of the sampler: noise to image (and label).
 
         Args:
-            condition: packed conditioning ``(1, K, *packed)``.
-            size: voxels of the volume.
+            given: what is known of the one image.
             stream_seed: seed of this sample's only random stream.
             settings: see :meth:`settings`.
-            null_condition: conditioning without the label, for guidance.
+            without: the same without the label, for guidance.
             callback: called with each finished step.
         """
         streams = generators([stream_seed])
         default = self.spec.sampling
         sigmas = default.sigmas(settings["num_inference_steps"])
         factor = 2 if self.spec.packing == "haar" else 1
-        shape = (self.spec.diffused_channels, *(n // factor for n in size))
-        given = {"concat": condition.to(self.device)}
-        null = {"concat": null_condition.to(self.device)} if null_condition is not None else None
-        denoise: Any = functools.partial(self.denoiser, conditioning=given)
-        if null is not None and settings["guidance_scale"] != 1.0:
-            denoise = ClassifierFreeGuidance(
-                self.denoiser, given, null, settings["guidance_scale"], default.guidance_interval or (0.0, float("inf"))
-            )
+        shape = (self.spec.diffused_channels, *(n // factor for n in given.size))
+        told = {"concat": given.condition.to(self.device)}
+        denoise: Any = functools.partial(self.denoiser, conditioning=told)
+        if without is not None and settings["guidance_scale"] != 1.0:
+            null = {"concat": without.condition.to(self.device)}
+            interval = default.guidance_interval or (0.0, float("inf"))
+            denoise = ClassifierFreeGuidance(self.denoiser, told, null, settings["guidance_scale"], interval)
         x = randn(shape, streams, device=self.device) * sigmas[0].item()
         report = (lambda step, *_: callback(step)) if callback else None
         options = default.sampler_options if settings["sampler"] == default.sampler else {}
         with torch.no_grad(), steady_threads(self.device):
             z = SAMPLERS[settings["sampler"]](denoise, x, sigmas, generators=streams, callback=report, **options)
-        return self.codec.decode(z.float())
+        return self.codec.decode(z.float(), given)
 
-    def mean(self, condition: Tensor, size: tuple[int, ...], stream_seeds: Sequence[int]) -> Tensor:
+    def mean(self, given: Given, stream_seeds: Sequence[int]) -> Tensor:
         """The expected image given the conditioning alone: the denoiser at ``sigma_max``.
 
         ``E[x0 | x, c]`` tends to ``E[x0 | c]`` as sigma grows (Karras et al. 2022, equation 3); what little the noise
         still says is averaged over a few draws.
 
         Args:
-            condition: packed conditioning ``(1, K, *packed)``.
-            size: voxels of the volume.
+            given: what is known of the one image.
             stream_seeds: one seed per draw.
 
         Returns:
             ``(1, C, *size)`` in 0..1, on the CPU.
         """
         factor = 2 if self.spec.packing == "haar" else 1
-        shape = (self.spec.diffused_channels, *(n // factor for n in size))
+        shape = (self.spec.diffused_channels, *(n // factor for n in given.size))
         sigma = torch.tensor([self.spec.sampling.sigma_max], dtype=torch.float64)
-        given = {"concat": condition.to(self.device)}
+        told = {"concat": given.condition.to(self.device)}
         total = torch.zeros(1, *shape)
         with torch.no_grad(), steady_threads(self.device):
             for stream in generators(stream_seeds):
                 x = randn(shape, [stream], device=self.device) * sigma.item()
-                total += self.denoiser(x, sigma.to(self.device), given).cpu()
-        return self.codec.decode(total / len(stream_seeds))[0]
+                total += self.denoiser(x, sigma, told).cpu()
+        return self.codec.decode(total / len(stream_seeds), given)[0]
 
     def _subject(
         self, seed: int, label: MetaTensor | None, settings: dict[str, Any], callback: Callable[[int], None] | None
     ) -> dict[str, MetaTensor]:
-        given = label if label is not None else self._own_label(seed)
-        size = tuple(given.shape[1:]) if given is not None else self.spec.grid.size
+        label = label if label is not None else self._own_label(seed)
+        size = tuple(label.shape[1:]) if label is not None else self.spec.grid.size
         self._check_size(size)
-        if given is None:
-            condition, null = self.codec.null_condition(size), None
+        if isinstance(label, MetaTensor):
+            self._check_spacing(label)
+        nothing = self.codec.given_nothing(size) if self.spec.label_dropout else None
+        if label is not None:
+            ids = label.as_tensor() if isinstance(label, MetaTensor) else label
+            given, without = self.codec.given_label(ids[None]), nothing
         else:
-            ids = given.as_tensor()[None] if isinstance(given, MetaTensor) else given[None]
-            condition = self.codec.label_condition(ids)
-            null = self.codec.null_condition(size) if self.spec.label_dropout else None
-        image, made = self.diffuse(
-            condition, size, derive_seed(seed, "sample"), settings, null_condition=null, callback=callback
-        )
-        affine = given.affine if isinstance(given, MetaTensor) else self._affine()
+            given, without = nothing or self.codec.given_nothing(size), None
+        image, made = self.diffuse(given, derive_seed(seed, "sample"), settings, without=without, callback=callback)
+        affine = label.affine if isinstance(label, MetaTensor) else self._affine()
         meta = {"synthetic": True, "provenance": self.provenance(seed, settings)}
         result = {"image": MetaTensor(image[0].cpu().clamp(min=0), affine=affine, meta=dict(meta))}
-        final = given.as_tensor().to(torch.int16) if given is not None else made[0].cpu() if made is not None else None
+        final = label.as_tensor().to(torch.int16) if label is not None else made[0].cpu() if made is not None else None
         if final is not None:
             result["label"] = MetaTensor(final.cpu(), affine=affine, meta=dict(meta))
         return result
 
     def _own_label(self, seed: int) -> MetaTensor | None:
-        source = self.spec.label_source or {}
-        if "population" not in source:
+        source = self.spec.label_source
+        if source is None:
             if self.spec.task == "joint":
                 return None
             raise MedgenError(f"{self.spec.name}: the model needs a label map. Pass label=... (--label FILE).")
@@ -205,6 +201,14 @@ class GenerativeModel:
             raise MedgenError(
                 f"{self.spec.name}: label must have {self.spec.spatial_dims} spatial axes, each a multiple of "
                 f"{self.multiple}. Got {size}. Bring it there with medgen.geometry.ModelGrid."
+            )
+
+    def _check_spacing(self, label: MetaTensor) -> None:
+        wanted, found = np.diag([*self.spec.grid.spacing]), np.asarray(label.affine, dtype=np.float64)[:3, :3]
+        if self.spec.spatial_dims == 3 and not np.allclose(found, wanted, atol=1e-3):
+            raise MedgenError(
+                f"{self.spec.name}: label must have RAS+ axes and spacing {list(self.spec.grid.spacing)} mm. Got the "
+                f"affine {found.round(3).tolist()}. Bring it there with medgen.geometry.ModelGrid."
             )
 
     def _affine(self) -> Tensor:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 TASKS = ("label_to_image", "joint", "inpaint")
 PACKINGS = ("none", "haar")
+REFERENCES = {"none": TASKS, "label_means": ("label_to_image",), "continuation": ("inpaint",)}
 DIFFUSION_UNETS = ("DiffusionModelUNet", "ConditionalUNet")
 MAX_VOXELS = 1_000_000_000
 
@@ -199,14 +200,12 @@ def _blame(name: str) -> Iterator[None]:
 
 
 def label_source(value: Any, where: str, source: str) -> dict[str, Any]:
-    """``{"population": {...}}`` or ``{"model": name}``: where a label map comes from if none is given."""
+    """``{"population": {...}}``: where a label map comes from if none is given."""
     value = plain_object(value, where, source)
-    if list(value) == ["population"]:
-        population = read_fields(PopulationSource, value["population"], source, f"{where}.population.")
-        return {"population": json.loads(json.dumps(dataclasses.asdict(population)))}
-    if list(value) == ["model"]:
-        return {"model": name_text(value["model"], f"{where}.model", source)}
-    raise refuse(source, where, "an object with one key, 'population' or 'model'", value)
+    if list(value) != ["population"]:
+        raise refuse(source, where, "an object with one key, 'population'", value)
+    population = read_fields(PopulationSource, value["population"], source, f"{where}.population.")
+    return {"population": json.loads(json.dumps(dataclasses.asdict(population)))}
 
 
 @dataclass(frozen=True)
@@ -229,11 +228,14 @@ class ModelSpec(Checked):
         image_channels: channels of the image, before packing.
         label_channels: ``(name, label ids)`` of each one-hot channel, background left out.
         label_dropout: share of training samples whose conditioning was dropped.
+        reference: what the image is diffused relative to (see :class:`medgen.models.codec.Given`): ``none``;
+            ``label_means``, the painted mean of each label over its deviation; ``continuation``, the smooth
+            continuation of the surroundings into the hole.
+        label_intensities: for ``label_means``: mean and standard deviation of the image within the background and
+            each label channel.
         intensity: see :class:`Intensity`.
-        label_source: where label maps come from if none is given: ``{"population": arguments}``,
-            ``{"model": name}`` or None.
+        label_source: where label maps come from if none is given: ``{"population": arguments}`` or None.
         training: summary of how it was trained (data, people, steps, seed, config hash).
-        regression: settings of a regression output, or None.
         modality: BIDS suffix of the image (``T1w``).
         body_part: what is shown, one word or two.
         licence: SPDX identifier; ``NOASSERTION`` = not stated.
@@ -261,10 +263,13 @@ class ModelSpec(Checked):
     image_channels: int = checked(integer(1, 64), default=1)
     label_channels: tuple[tuple[str, tuple[int, ...]], ...] = checked(sequence(label_channel, 0, 256), default=())
     label_dropout: float = checked(number(0, 1), default=0.0)
+    reference: str = checked(choice(lambda: REFERENCES), default="none")
+    label_intensities: tuple[tuple[float, float], ...] = checked(
+        sequence(sequence(number(-1e6, 1e6), 2, 2), 0, 257), default=()
+    )
     intensity: Intensity = checked(nested(lambda: Intensity), default_factory=Intensity)
     label_source: dict[str, Any] | None = checked(optional(label_source), default=None)
     training: dict[str, Any] = checked(plain_object, default_factory=dict)
-    regression: dict[str, Any] | None = checked(optional(plain_object), default=None)
     modality: str = checked(text(r"[A-Za-z0-9]+", "a BIDS suffix of letters and digits", 16), default="T1w")
     body_part: str = checked(text(longest=64), default="")
     licence: str = checked(text(r"[A-Za-z0-9.+-]+", "an SPDX identifier", 64), default="NOASSERTION")
@@ -277,6 +282,7 @@ class ModelSpec(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_labels(self)
+        _check_reference(self)
         _check_channels(self)
         _check_grid(self)
         _check_population(self)
@@ -339,8 +345,27 @@ def _check_labels(spec: ModelSpec) -> None:
         twice = sorted({v for v in values if values.count(v) > 1})
         if twice:
             raise MedgenError(f"ModelSpec: field 'label_channels' must have unique {what}. Got {twice[0]} twice.")
+    if spec.task == "inpaint" and spec.label_dropout:
+        raise refuse("ModelSpec", "label_dropout", "0 for task 'inpaint'", spec.label_dropout)
     if spec.task != "inpaint" and not names:
         raise MedgenError(f"ModelSpec: field 'label_channels' must not be empty for task '{spec.task}'. Add channels.")
+
+
+def _check_reference(spec: ModelSpec) -> None:
+    """The reference suits the task, and the label means have their figures."""
+    if spec.task not in REFERENCES[spec.reference]:
+        suited = ", ".join(name for name, tasks in REFERENCES.items() if spec.task in tasks)
+        raise refuse("ModelSpec", "reference", f"one of {suited} for task '{spec.task}'", spec.reference)
+    if spec.reference == "label_means" and spec.label_dropout:
+        raise refuse("ModelSpec", "label_dropout", "0 with reference 'label_means'", spec.label_dropout)
+    expected = 1 + len(spec.label_channels) if spec.reference == "label_means" else 0
+    if len(spec.label_intensities) != expected:
+        raise MedgenError(
+            f"ModelSpec: field 'label_intensities' must have {expected} entries with reference '{spec.reference}' "
+            f"(background and each label channel). Got {len(spec.label_intensities)}."
+        )
+    if any(std <= 0 for _, std in spec.label_intensities):
+        raise refuse("ModelSpec", "label_intensities", "[mean, deviation above 0]", spec.label_intensities)
 
 
 def _check_channels(spec: ModelSpec) -> None:

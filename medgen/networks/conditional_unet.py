@@ -9,6 +9,7 @@ attention; blocks are those of Dhariwal and Nichol 2021 (arXiv:2105.05233, secti
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -96,7 +97,7 @@ class ConditionalUNet(nn.Module):
             # over flattened space: unlike a 1 x 1 x 1 convolution, equal bytes on any number of threads
             embedded = self.embed(condition.flatten(2)).unflatten(2, condition.shape[2:])
             x = torch.cat([noisy, embedded], dim=1)
-        embedding = self.time(_sinusoidal(timesteps, self.time_channels).to(x))
+        embedding = self.time(_sinusoidal(timesteps, self.time_channels).to(x.dtype).to(x.device))
         if self.classes is not None and class_labels is not None:
             embedding = embedding + self.classes(class_labels)
         embedding = F.silu(embedding)
@@ -168,10 +169,11 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _sinusoidal(timesteps: Tensor, channels: int) -> Tensor:
-    """Sinusoidal embedding ``(B, channels)``: Vaswani et al. 2017, section 3.5, periods from 2 pi to 2 pi 10^4."""
+    """Sinusoidal embedding ``(B, channels)``: Vaswani et al. 2017, section 3.5, periods from 2 pi to 2 pi 10^4.
+
+    In float64 on the CPU: Apple's GPUs have no float64.
+    """
     half = channels // 2
-    frequencies = torch.exp(
-        -torch.arange(half, dtype=torch.float64, device=timesteps.device) * (9.210340371976184 / half)
-    )
-    phase = timesteps.double()[:, None] * frequencies
+    frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (math.log(1e4) / half))
+    phase = timesteps.detach().cpu().double()[:, None] * frequencies
     return torch.cat([phase.cos(), phase.sin()], dim=1)

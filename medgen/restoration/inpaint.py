@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice, check_positive
+from medgen.continuation import membrane
 from medgen.diffusion.randomness import derive_seed
-from medgen.geometry import ModelGrid, same_grid
+from medgen.geometry import ModelGrid, same_grid, spacing_of
+from medgen.intensity import IntensityWindow
 
 if TYPE_CHECKING:
+    from medgen.models.codec import Given
     from medgen.models.generative import GenerativeModel
 
 MODES = ("mean", "sample")
@@ -42,47 +45,6 @@ class InpaintReport:
     voxels: int
     clipped: int
     output: Path
-
-
-@dataclass(frozen=True)
-class IntensityWindow:
-    """An affine map of a scan's intensities to the model's 0..1.
-
-    Attributes:
-        low: intensity that becomes 0.
-        high: intensity that becomes 1.
-    """
-
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> IntensityWindow:
-        """From known intensities: 0.5th percentile, and 99.5th of those above it.
-
-        Args:
-            values: known intensities, any shape.
-
-        Raises:
-            MedgenError: there is none.
-        """
-        if not values.numel():
-            raise MedgenError(
-                "inpaint: no known voxel is left around the hole on the model's grid. Mark a smaller hole."
-            )
-        sorted_values = values.flatten().double().sort().values
-        low = sorted_values[int(0.005 * (len(sorted_values) - 1))]
-        above = sorted_values[sorted_values > low]
-        high = above[int(0.995 * (len(above) - 1))] if len(above) else low + 1
-        return cls(float(low), float(high))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scan intensities to model intensities, clamped to 0..1.5."""
-        return ((x - self.low) / (self.high - self.low)).clamp(0, 1.5).float()
-
-    def inverse(self, x: Tensor) -> Tensor:
-        """Model intensities to scan intensities."""
-        return x * (self.high - self.low) + self.low
 
 
 def inpaint(
@@ -135,8 +97,8 @@ def inpaint(
     hole_share = grid.to_model(MetaTensor(hole.float(), affine=volume.affine)).as_tensor()
     coarse_hole = (hole_share > 0).float()
     window = IntensityWindow.of(scan[(coarse_hole == 0) & near])
-    condition = chosen.codec.hole_condition(window.forward(scan)[None], coarse_hole[None])
-    filled = _generate(chosen, condition, grid.shape, mode, samples, seed, callback)
+    given = chosen.codec.given_hole(window.forward(scan)[None], coarse_hole[None])
+    filled = _generate(chosen, given, mode, samples, seed, callback)
     fine = grid.from_model(MetaTensor(window.inverse(filled[0]), affine=torch.from_numpy(grid.affine)), mode="linear")
     scan_array, fill_array = (x.as_tensor()[0].double().numpy() for x in (volume, fine))
     values = blended(scan_array, fill_array, hole[0].numpy(), volume)
@@ -232,48 +194,9 @@ def blended(
         hole: the same shape.
         volume: gives the spacing (mm).
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.linalg import cg
-
-    from medgen.geometry import spacing_of
-
     spacing = spacing_of(np.asarray(volume.affine, dtype=np.float64))
-    index = np.full(hole.shape, -1)
-    count = int(hole.sum())
-    index[hole] = np.arange(count)
-    difference = scan - fill
-    diagonal = np.full(count, 1.0 / BLEND_MM**2)
-    right = np.zeros(count)
-    rows, columns, entries = [], [], []
-    for axis in range(3):
-        coupling = 1.0 / spacing[axis] ** 2
-        for step in (-1, 1):
-            inside, neighbour = _shifted(hole.shape, axis, step)
-            here = hole[inside]
-            own, other = index[inside][here], index[neighbour][here]
-            diagonal[own] += coupling
-            inner = other >= 0
-            rows.append(own[inner])
-            columns.append(other[inner])
-            entries.append(np.full(int(inner.sum()), -coupling))
-            np.add.at(right, own[~inner], coupling * difference[neighbour][here][~inner])
-    every = np.arange(count)
-    matrix = coo_matrix(
-        (np.concatenate([*entries, diagonal]), (np.concatenate([*rows, every]), np.concatenate([*columns, every]))),
-        shape=(count, count),
-    ).tocsr()
-    correction, _ = cg(matrix, right, rtol=1e-6, maxiter=2000)
-    result = scan.copy()
-    result[hole] = fill[hole] + correction
-    return result
-
-
-def _shifted(shape: tuple[int, ...], axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of the voxels that have a neighbour at ``step`` along ``axis``, and of these neighbours."""
-    first, second = slice(0, shape[axis] - 1), slice(1, shape[axis])
-    own, other = (first, second) if step > 0 else (second, first)
-    plain = [slice(None)] * len(shape)
-    return (*plain[:axis], own, *plain[axis + 1 :]), (*plain[:axis], other, *plain[axis + 1 :])
+    correction = membrane(scan - fill, hole, spacing.tolist(), BLEND_MM)
+    return np.where(hole, fill + correction, scan)
 
 
 def _loaded(model: str | os.PathLike[str] | GenerativeModel, device: str) -> GenerativeModel:
@@ -308,8 +231,7 @@ def _window_around(volume: MetaTensor, hole: Tensor, model: GenerativeModel) -> 
 
 def _generate(
     model: GenerativeModel,
-    condition: Tensor,
-    size: tuple[int, ...],
+    given: Given,
     mode: str,
     samples: int,
     seed: int,
@@ -317,10 +239,10 @@ def _generate(
 ) -> Tensor:
     """Image ``(1, 1, *size)`` in the model's 0..1: the mean, or the mean of samples."""
     if mode == "mean":
-        return model.mean(condition, size, [derive_seed(seed, "mean", i) for i in range(MEAN_DRAWS)])
-    total = torch.zeros(1, 1, *size)
+        return model.mean(given, [derive_seed(seed, "mean", i) for i in range(MEAN_DRAWS)])
+    total = torch.zeros_like(given.center)
     for i in range(samples):
         step = (lambda k, i=i: callback(i, k)) if callback else None
-        image, _ = model.diffuse(condition, size, derive_seed(seed + i, "sample"), model.settings(), callback=step)
+        image, _ = model.diffuse(given, derive_seed(seed + i, "sample"), model.settings(), callback=step)
         total += image.cpu()
     return total / samples

@@ -30,7 +30,7 @@ from medgen.models.fields import (
     sequence,
     text,
 )
-from medgen.models.specification import PACKINGS, TASKS, Grid, Intensity, Sampling, prediction_types
+from medgen.models.specification import PACKINGS, REFERENCES, TASKS, Grid, Intensity, Sampling, prediction_types
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data")
@@ -137,11 +137,13 @@ class TrainConfig(Checked):
             image and label sub-folders.
         population: arguments of :class:`~medgen.anatomy.population.Population` (with ``data: colin27``).
         subjects: how many subjects of the population to train on; they are kept in memory.
+        reference: what the image is diffused relative to: ``none``, ``label_means`` or ``continuation``; see ModelSpec.
         label_channels: ``[name, [ids]]``, or ``tissues`` for those of the bundled atlas.
         weighting: of the loss over noise levels, one of ``WEIGHTINGS``.
         patch_size: voxels of a training patch; the whole grid by default.
         channel_balance: weight of each packed channel in the loss, ``std ** channel_balance`` over its mean: with 0
             the finest detail counts as much as the coarse structure, with 2 as much as its share of the variance.
+        holes: largest number of holes in a patch of task ``inpaint``.
         hole_diameter_mm: smallest and largest hole of task ``inpaint``.
         held_out_endings: last digits of subject numbers never trained on (files only).
         batch_size, seed, num_workers, validate_every, checkpoint_every: as they say.
@@ -163,11 +165,13 @@ class TrainConfig(Checked):
     prediction_type: str = checked(choice(prediction_types), default="edm")
     packing: str = checked(choice(lambda: PACKINGS), default="haar")
     label_dropout: float = checked(number(0, 1), default=0.0)
+    reference: str = checked(choice(lambda: REFERENCES), default="none")
     noise_levels: NoiseLevels = checked(nested(lambda: NoiseLevels), default_factory=NoiseLevels)
     weighting: str = checked(choice(_weightings), default="edm")
     channel_balance: float = checked(number(0, 2), default=0.0)
     optimisation: Optimisation = checked(nested(lambda: Optimisation), default_factory=Optimisation)
     augmentation: Augmentation = checked(nested(lambda: Augmentation), default_factory=Augmentation)
+    holes: int = checked(integer(1, 100), default=1)
     hole_diameter_mm: tuple[float, ...] = checked(sequence(number(0, 1000, above=True), 2, 2), default=(20.0, 44.0))
     held_out_endings: tuple[int, ...] = checked(sequence(integer(0, 9), 0, 9), default=())
     batch_size: int = checked(integer(1, 65536), default=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 
 from medgen.checks import MedgenError, nearest
 from medgen.diffusion.randomness import derive_seed
+from medgen.intensity import IntensityWindow
 from medgen.trainers.config import Augmentation, TrainConfig
 
 Item = dict[str, Tensor]
@@ -38,12 +40,14 @@ class PopulationSource:
 
     Args:
         config: of the run.
+        purpose: keeps the subjects of training and of validation apart.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, purpose: str = "subject") -> None:
         from medgen.anatomy.population import Population
 
         self.config = config
+        self.purpose = purpose
         self.population = Population(**{"spacing": config.grid.spacing, "size": config.grid.size} | config.population)
         self.patch = config.patch_size or config.grid.size
         self.people = 1
@@ -52,7 +56,7 @@ class PopulationSource:
     def subject(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 and label int16 ``(1, *size)`` of one subject."""
         if index not in self._kept:
-            made = self.population.subject(derive_seed(self.config.seed, "subject", index))
+            made = self.population.subject(derive_seed(self.config.seed, self.purpose, index))
             image = (made.image.as_tensor() * 255).round().clamp(0, 255).to(torch.uint8)
             self._kept[index] = image, made.label.as_tensor()
         return self._kept[index]
@@ -89,8 +93,9 @@ class FileSource:
         grid_label = (
             to_grid(ids, self.config.grid.spacing, self.config.grid.size, "nearest") if ids is not None else None
         )
+        normalised = IntensityWindow.of(grid_image).forward(grid_image)
         empty = torch.zeros(grid_image.shape, dtype=torch.int16)
-        return normalise(grid_image), empty if grid_label is None else grid_label.to(torch.int16)
+        return normalised, empty if grid_label is None else grid_label.to(torch.int16)
 
     def item(self, seed: int) -> Item:
         stream = torch.Generator().manual_seed(seed)
@@ -148,15 +153,6 @@ def to_grid(volume: Any, spacing: Sequence[float], size: Sequence[int], mode: An
         return F.pad(x, grow)
     widths = [(0, 0), *zip(grow[-2::-2], grow[::-2], strict=True)]
     return torch.from_numpy(np.pad(x.numpy(), widths, mode="reflect"))  # torch's refuses more than one reflection
-
-
-def normalise(image: Tensor) -> Tensor:
-    """Robust 0..1: the 0.5th percentile to 0, the 99.5th of the voxels above it to 1, clamped to 0..1.5."""
-    values = image.flatten()
-    low = torch.quantile(values[:: max(1, values.numel() // 2**20)], 0.005)
-    above = values[values > low]
-    high = torch.quantile(above[:: max(1, above.numel() // 2**20)], 0.995) if above.numel() else low + 1
-    return ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1.5).float()
 
 
 def random_window(size: Sequence[int], patch: Sequence[int], stream: torch.Generator) -> tuple[slice, ...]:
@@ -223,25 +219,31 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(gaussian_filter(image.numpy(), (0, *[sigma] * (image.ndim - 1))))
 
 
-def random_hole(size: Sequence[int], spacing: Sequence[float], diameters: Sequence[float], seed: int) -> Tensor:
-    """A random ellipsoid to fill, ``(1, *size)`` float32, 1 inside; about the middle half of the patch.
+def random_holes(
+    size: Sequence[int], spacing: Sequence[float], diameters: Sequence[float], most: int, seed: int
+) -> Tensor:
+    """One to ``most`` random ellipsoids to fill, ``(1, *size)`` float32, 1 inside.
 
     Args:
         size: voxels of the patch.
         spacing: mm.
         diameters: smallest and largest diameter in mm; each axis differs from the drawn one by up to 15 percent.
+        most: largest number of holes.
         seed: of the draw.
     """
     stream = torch.Generator().manual_seed(seed)
-    draws = torch.rand(2 * len(size) + 1, generator=stream, dtype=torch.float64).tolist()
-    diameter = diameters[0] + (diameters[1] - diameters[0]) * draws[0]
-    total = torch.zeros(*size, dtype=torch.float64)
-    for axis, n in enumerate(size):
-        radius = diameter / 2 * (0.85 + 0.3 * draws[1 + axis]) / spacing[axis]
-        middle = n * (0.3 + 0.4 * draws[1 + len(size) + axis])
-        place = ((torch.arange(n, dtype=torch.float64) + 0.5 - middle) / radius).square()
-        total = total + place.reshape([-1 if a == axis else 1 for a in range(len(size))])
-    return (total <= 1)[None].float()
+    hole = torch.zeros(*size, dtype=torch.bool)
+    for _ in range(1 + int(torch.randint(most, (), generator=stream))):
+        draws = torch.rand(2 * len(size) + 1, generator=stream, dtype=torch.float64).tolist()
+        diameter = diameters[0] + (diameters[1] - diameters[0]) * draws[0]
+        total = torch.zeros(*size, dtype=torch.float64)
+        for axis, n in enumerate(size):
+            radius = diameter / 2 * (0.85 + 0.3 * draws[1 + axis]) / spacing[axis]
+            middle = n * (0.2 + 0.6 * draws[1 + len(size) + axis])
+            place = ((torch.arange(n, dtype=torch.float64) + 0.5 - middle) / radius).square()
+            total = total + place.reshape([-1 if a == axis else 1 for a in range(len(size))])
+        hole |= total <= 1
+    return hole[None].float()
 
 
 class Items(Dataset[Item]):
@@ -266,13 +268,12 @@ class Items(Dataset[Item]):
         item = self.source.item(seed)
         item["index"] = torch.tensor(index)
         if self.config.task == "inpaint":
-            from medgen.restoration.inpaint import IntensityWindow
-
             stream = torch.Generator().manual_seed(derive_seed(seed, "shade"))
             draws = (torch.rand(8, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
             item["image"] = reshaded(item["image"], self.config.augmentation, stream, draws)
             size, spacing = item["image"].shape[1:], self.config.grid.spacing
-            hole = random_hole(size, spacing, self.config.hole_diameter_mm, derive_seed(seed, "hole"))
+            diameters, most = self.config.hole_diameter_mm, self.config.holes
+            hole = random_holes(size, spacing, diameters, most, derive_seed(seed, "hole"))
             item["inpaint_mask"] = hole
             item["image"] = IntensityWindow.of(item["image"][hole == 0]).forward(item["image"])
         return item
@@ -306,18 +307,36 @@ def make_source(config: TrainConfig, limit: int | None = None) -> Source:
     """
     if config.data == POPULATION:
         return PopulationSource(config)
-    if len(config.grid.size) != 3:
-        raise MedgenError(f"grid.size: data from files are volumes and need 3 axes. Got {list(config.grid.size)}.")
-    pairs = find_pairs(Path(config.data), config.modality)
-    pairs = [pair for pair in pairs if not is_held_out(pair[0], config.held_out_endings)][:limit]
+    pairs = [pair for pair in _pairs(config) if not is_held_out(pair[0], config.held_out_endings)][:limit]
     if not pairs:
         raise MedgenError(
             f"data '{config.data}': no image is left after holding out endings {config.held_out_endings}."
         )
+    return FileSource(config, pairs)
+
+
+def make_validation_source(config: TrainConfig, training: Source) -> Source:
+    """Subjects that are not trained on: others of the population, or the first person held out.
+
+    Args:
+        config: of the run.
+        training: its source, which is the answer where nobody is held out.
+    """
+    if config.data == POPULATION:
+        return PopulationSource(dataclasses.replace(config, subjects=1), "validation")
+    pairs = [pair for pair in _pairs(config) if is_held_out(pair[0], config.held_out_endings)]
+    return FileSource(config, pairs[:1]) if pairs else training
+
+
+def _pairs(config: TrainConfig) -> list[tuple[Path, Path | None]]:
+    """All images and labels at ``config.data``, held-out people included."""
+    if len(config.grid.size) != 3:
+        raise MedgenError(f"grid.size: data from files are volumes and need 3 axes. Got {list(config.grid.size)}.")
+    pairs = find_pairs(Path(config.data), config.modality)
     if config.task != "inpaint" and any(label is None for _, label in pairs):
         missing = next(image for image, label in pairs if label is None)
         raise MedgenError(f"data '{config.data}': no label found for '{missing.name}'. Task '{config.task}' needs one.")
-    return FileSource(config, pairs)
+    return pairs
 
 
 def is_held_out(image: Path, endings: Sequence[int]) -> bool:

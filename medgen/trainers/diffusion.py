@@ -11,6 +11,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from medgen.checks import MedgenError
@@ -19,6 +20,8 @@ from medgen.diffusion.losses import denoising_loss, lognormal_sigmas
 from medgen.diffusion.randomness import derive_seed, generators, randn
 from medgen.models.codec import Codec
 from medgen.trainers.config import Optimisation, TrainConfig
+
+KNOWN_WEIGHT = 0.05
 
 
 class Ema:
@@ -152,7 +155,7 @@ class DiffusionTrainer(SupervisedTrainer):
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         step = self.steps_done - 1
-        x0, conditioning, noise, sigma = self.prepare(batchdata)
+        x0, conditioning, noise, sigma, weight = self.prepare(batchdata)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.config.steps, self.config.optimisation)
         self.network.train()
@@ -165,7 +168,7 @@ class DiffusionTrainer(SupervisedTrainer):
                 sigma,
                 conditioning,
                 weighting=self.config.weighting,
-                voxel_weight=self.channel_weight.expand_as(x0),
+                voxel_weight=self.channel_weight * weight,
             )
         loss = losses.mean()
         if not torch.isfinite(loss):
@@ -180,8 +183,11 @@ class DiffusionTrainer(SupervisedTrainer):
         self.ema.update(self.network.network, step)
         return {CommonKeys.LOSS: loss.item(), "gradient_norm": norm.item(), "learning_rate": group["lr"]}
 
-    def prepare(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
-        """Clean samples, conditioning, noise ``(B, C, *packed)`` and noise levels ``(B,)`` of a batch of items."""
+    def prepare(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Clean samples, conditioning, noise ``(B, C, *packed)``, levels ``(B,)``, weights ``(B, 1, *packed)``.
+
+        All but the result is computed on the CPU; it is moved to the device at the end.
+        """
         config = self.config
         seeds = [derive_seed(config.seed, "noise", index) for index in batch["index"].tolist()]
         streams = generators(seeds)
@@ -189,11 +195,22 @@ class DiffusionTrainer(SupervisedTrainer):
         draws = torch.stack([torch.rand(2, generator=s, dtype=torch.float64) for s in streams])
         top = torch.full_like(sigma, config.sampling.sigma_max)
         sigma = torch.where(draws[:, 0] < config.noise_levels.at_maximum, top, sigma)
-        x0 = self.codec.encode(batch["image"], batch.get("label"))
-        noise = randn(x0.shape[1:], streams)
         if config.task == "inpaint":
-            condition = self.codec.hole_condition(batch["image"], batch["inpaint_mask"])
+            given = self.codec.given_hole(batch["image"], batch["inpaint_mask"])
         else:
-            condition = self.codec.label_condition(batch["label"], draws[:, 1] >= config.label_dropout)
+            given = self.codec.given_label(batch["label"], draws[:, 1] >= config.label_dropout)
+        x0 = self.codec.encode(batch["image"], given, batch.get("label"))
+        noise = randn(x0.shape[1:], streams)
+        weight = torch.ones(len(x0), 1, *x0.shape[2:])
+        if config.task == "inpaint":
+            weight = hole_weight(batch["inpaint_mask"], x0.shape[2:])
         device = self.state.device
-        return x0.to(device), {"concat": condition.to(device)}, noise.to(device), sigma.to(device)
+        told = {"concat": given.condition.to(device)}
+        return x0.to(device), told, noise.to(device), sigma, weight.to(device)
+
+
+def hole_weight(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Weight ``(B, 1, *size)`` of each packed voxel in the loss: 1 in the hole and little outside, mean 1 per item."""
+    pool = F.adaptive_max_pool2d if len(size) == 2 else F.adaptive_max_pool3d
+    weight = pool(inpaint_mask, list(size)) + KNOWN_WEIGHT
+    return weight / weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))

@@ -26,12 +26,12 @@ def validation_picture(model: GenerativeModel, item: dict[str, Tensor], path: Pa
     told = item["label"].float()
     if model.spec.task == "inpaint":
         told = torch.where(item["inpaint_mask"] > 0.5, 0.0, image)
-        condition = codec.hole_condition(image[None], item["inpaint_mask"][None])
+        given = codec.given_hole(image[None], item["inpaint_mask"][None])
     elif model.spec.task == "joint":
-        condition = codec.null_condition(size)
+        given = codec.given_nothing(size)
     else:
-        condition = codec.label_condition(item["label"][None])
-    made, label = model.diffuse(condition, size, seed, model.settings())
+        given = codec.given_label(item["label"][None])
+    made, label = model.diffuse(given, seed, model.settings())
     rows = [_scaled(told), made[0].cpu(), image]
     if label is not None:
         rows.append(_scaled(label[0].cpu().float()))

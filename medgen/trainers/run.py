@@ -21,7 +21,7 @@ from medgen.checks import MedgenError
 from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.randomness import derive_seed
 from medgen.io.atomic import atomic_path
-from medgen.models.codec import Codec
+from medgen.models.codec import Codec, smoothed
 from medgen.models.device import resolve_device
 from medgen.models.folder import save_model
 from medgen.models.generative import GenerativeModel
@@ -29,11 +29,13 @@ from medgen.models.specification import ModelSpec, size_multiple
 from medgen.networks.registry import build_network
 from medgen.trainers.checkpoint import CHECKPOINT, load_checkpoint, remove_leftovers, save_checkpoint
 from medgen.trainers.config import FREE_TO_CHANGE, TrainConfig, changed_keys, load_config
-from medgen.trainers.data import POPULATION, BatchesFrom, Items, Source, make_source
-from medgen.trainers.diffusion import DiffusionTrainer, not_finite, precision_type
+from medgen.trainers.data import POPULATION, BatchesFrom, Item, Items, Source, make_source, make_validation_source
+from medgen.trainers.diffusion import DiffusionTrainer, hole_weight, not_finite, precision_type
 
 CONFIG = "config.yaml"
+STATISTICS = ("channel_mean", "channel_std", "label_intensities")
 STATISTICS_ITEMS = 24
+SMALLEST_DEVIATION = 0.01
 FAST_PEOPLE = 4
 
 
@@ -89,7 +91,7 @@ def train(
 def _check_settings(config: TrainConfig, device: torch.device) -> None:
     """Refuse, before any data are read, what the network or the device cannot do."""
     precision_type(config.precision, device)
-    unit = size_multiple(make_spec(config, 0, *_identity_channels(config)))
+    unit = size_multiple(make_spec(config, 0))
     for name, size in (("grid.size", config.grid.size), ("patch_size", config.patch_size or config.grid.size)):
         if any(n % unit for n in size):
             raise MedgenError(f"field '{name}' must be multiples of {unit} for this network. Got {list(size)}.")
@@ -109,14 +111,14 @@ class _Run:
     ) -> None:
         self.config = config
         self.folder = folder
-        self.source = source
+        self.validation = make_validation_source(config, source)
         self.device = device
         if state is None:
-            mean, std = measure_channels(config, source)
+            statistics = measure(config, source)
         else:
-            mean, std = state["channel_mean"], state["channel_std"]
+            statistics = {key: state[key] for key in STATISTICS}
             torch.set_num_threads(state["threads"])
-        self.spec = make_spec(config, source.people, mean, std)
+        self.spec = make_spec(config, source.people, **statistics)
         network = initial_network(self.spec, config.seed).to(device)
         start = int(state["step"]) if state is not None else 0
         batches = BatchesFrom(start, config.steps, config.batch_size)
@@ -176,8 +178,7 @@ class _Run:
             raise not_finite(self.trainer.steps_done, "weights", "not finite")
         content = self.trainer.state_dict_of_run() | {
             "config": self.config.to_dict(),
-            "channel_mean": list(self.spec.channel_mean),
-            "channel_std": list(self.spec.channel_std),
+            **{key: getattr(self.spec, key) for key in STATISTICS},
             "threads": torch.get_num_threads(),
         }
         save_checkpoint(self.folder, content)
@@ -187,10 +188,10 @@ class _Run:
         return GenerativeModel(self.spec, self.trainer.ema.network, self.device)
 
     def picture(self, step: int) -> None:
-        """Validation picture: conditioning, sample and truth of a fixed item."""
+        """Validation picture: conditioning, sample and truth of a fixed item of a subject not trained on."""
         from medgen.trainers.pictures import validation_picture
 
-        item = Items(self.source, self.config, "validation")[0]
+        item = Items(self.validation, self.config, "validation")[0]
         path = self.folder / "pictures" / f"step_{step:07d}.png"
         validation_picture(self.model(), item, path, derive_seed(self.config.seed, "validation"))
 
@@ -208,14 +209,21 @@ def initial_network(spec: ModelSpec, seed: int) -> torch.nn.Module:
         return build_network(spec.network, spec.name)
 
 
-def make_spec(config: TrainConfig, people: int, mean: Sequence[float], std: Sequence[float]) -> ModelSpec:
+def make_spec(
+    config: TrainConfig,
+    people: int,
+    channel_mean: Sequence[float] | None = None,
+    channel_std: Sequence[float] | None = None,
+    label_intensities: Sequence[tuple[float, float]] | None = None,
+) -> ModelSpec:
     """The specification of the model that a configuration trains; channels in and out filled in.
 
     Args:
         config: of the run.
         people: how many it is trained on.
-        mean: of each packed diffused channel.
-        std: likewise.
+        channel_mean: of each packed diffused channel; 0 if left out.
+        channel_std: likewise; 1 if left out.
+        label_intensities: see :class:`ModelSpec`; mean 0 and deviation 1 if left out.
 
     Raises:
         MedgenError: an unknown or wrong argument of the network, or channels that do not suit the task.
@@ -237,6 +245,7 @@ def make_spec(config: TrainConfig, people: int, mean: Sequence[float], std: Sequ
             "packing",
             "label_channels",
             "label_dropout",
+            "reference",
             "intensity",
             "modality",
             "body_part",
@@ -255,11 +264,16 @@ def make_spec(config: TrainConfig, people: int, mean: Sequence[float], std: Sequ
         "seed": config.seed,
         "config_sha256": config.sha256(),
     }
+    network = complete_network(config)
+    diffused = network["out_channels"]
+    if label_intensities is None:
+        label_intensities = [(0.0, 1.0)] * (1 + len(config.label_channels)) if config.reference == "label_means" else []
     spec = ModelSpec(
         **shared,
-        network=complete_network(config),
-        channel_mean=tuple(mean),
-        channel_std=tuple(std),
+        network=network,
+        channel_mean=tuple(channel_mean or [0.0] * diffused),
+        channel_std=tuple(channel_std or [1.0] * diffused),
+        label_intensities=tuple(label_intensities),
         label_source=label_source,
         training=training,
     )
@@ -286,26 +300,48 @@ def complete_network(config: TrainConfig) -> dict[str, Any]:
     return {**config.net, **channels}
 
 
-def measure_channels(config: TrainConfig, source: Source) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each packed diffused channel, over a fixed draw of items."""
-    plain = make_spec(config, source.people, *_identity_channels(config))
-    channels = len(plain.channel_mean)
-    codec, items = Codec(plain), Items(source, config, "statistics")
-    total, square, voxels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0
-    for index in range(STATISTICS_ITEMS):
-        item = items[index]
-        raw = codec.raw(item["image"][None], item["label"][None])[0].double().flatten(1)
-        total, square, voxels = total + raw.sum(1), square + raw.square().sum(1), voxels + raw.shape[1]
+def measure(config: TrainConfig, source: Source) -> dict[str, Any]:
+    """The ``STATISTICS`` of a fixed draw of items: of the image within each label, then of each diffused channel."""
+    items = Items(source, config, "statistics")
+    drawn = [items[index] for index in range(STATISTICS_ITEMS)]
+    intensities = measure_labels(config, source, drawn) if config.reference == "label_means" else ()
+    codec = Codec(make_spec(config, source.people, label_intensities=intensities))
+    channels = codec.spec.diffused_channels
+    total, square, voxels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0.0
+    for item in drawn:
+        batch = {key: value[None] for key, value in item.items()}
+        if config.task == "inpaint":
+            given = codec.given_hole(batch["image"], batch["inpaint_mask"])
+        else:
+            given = codec.given_label(batch["label"])
+        raw = codec.raw(batch["image"], given, batch["label"])[0].double()
+        counted = torch.ones(raw.shape[1:], dtype=torch.bool)
+        if config.task == "inpaint":
+            counted = hole_weight(batch["inpaint_mask"], raw.shape[1:])[0, 0] > 1
+        values = raw[:, counted]
+        total, square, voxels = total + values.sum(1), square + values.square().sum(1), voxels + values.shape[1]
     mean = total / voxels
     std = (square / voxels - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)
-    return mean.tolist(), std.tolist()
+    return {"channel_mean": mean.tolist(), "channel_std": std.tolist(), "label_intensities": intensities}
 
 
-def _identity_channels(config: TrainConfig) -> tuple[list[float], list[float]]:
-    """Mean 0 and standard deviation 1 for each packed diffused channel."""
-    count = len(config.label_channels) if config.task == "joint" else 0
-    channels = (1 + count) * (2 ** len(config.grid.size) if config.packing == "haar" else 1)
-    return [0.0] * channels, [1.0] * channels
+def measure_labels(config: TrainConfig, source: Source, drawn: Sequence[Item]) -> tuple[tuple[float, float], ...]:
+    """Mean of the image within the background and each label channel, and its deviation from the painted means.
+
+    A label that is not there has the mean and deviation of all labels together.
+    """
+    codec = Codec(make_spec(config, source.people))
+    kinds = [codec.kind(item["label"][None]).flatten() for item in drawn]
+    values = [item["image"].double().flatten() for item in drawn]
+    kind, value = torch.cat(kinds), torch.cat(values)
+    count = torch.bincount(kind, minlength=1 + len(config.label_channels))
+    labelled = value[kind > 0] if bool((kind > 0).any()) else value
+    mean = torch.where(count > 0, torch.bincount(kind, value, minlength=len(count)) / count, labelled.mean())
+    painted = [smoothed(mean[codec.kind(item["label"][None])]).flatten() for item in drawn]
+    error = (value - torch.cat(painted)).square()
+    square = torch.where(count > 0, torch.bincount(kind, error, minlength=len(count)) / count, labelled.var())
+    deviation = square.sqrt().clamp(min=SMALLEST_DEVIATION)
+    return tuple(zip(mean.tolist(), deviation.tolist(), strict=True))
 
 
 def _prepare_folder(folder: Path, resume: bool, overwrite: bool) -> None:

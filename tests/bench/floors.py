@@ -152,8 +152,9 @@ class Regression:
     @torch.no_grad()
     def image(self, case: Case) -> Array:
         """Prediction for a label map, ``(X, Y, Z)``."""
-        z = _predict(self.network, self.spec, self.codec.label_condition(case.label.as_tensor()[None]))
-        image: Array = self.codec.decode(z)[0][0, 0].clamp(min=0).double().numpy()
+        given = self.codec.given_label(case.label.as_tensor()[None])
+        z = _predict(self.network, self.spec, given.condition)
+        image: Array = self.codec.decode(z, given)[0][0, 0].clamp(min=0).double().numpy()
         return image
 
 
@@ -177,8 +178,8 @@ def train_regression(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in range(steps):
         image, label = _patches(cases, range(step * batch_size, (step + 1) * batch_size), patch)
-        target = codec.encode(image)
-        loss = (_predict(network, spec, codec.label_condition(label)) - target).square().mean()
+        given = codec.given_label(label)
+        loss = (_predict(network, spec, given.condition) - codec.encode(image, given)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -63,7 +63,6 @@ def content() -> dict[str, Any]:
             "guidance_scale": 1.0,
         },
         "training": {"data": "none", "people": 0, "steps": 0, "seed": 0},
-        "regression": None,
         "licence": "Apache-2.0",
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def label(seed: int = 0) -> MetaTensor:
 def test_codec_is_exact_both_ways() -> None:
     codec = make("joint").codec
     image, ids = torch.rand(2, 1, 8, 8, 8), torch.randint(0, 3, (2, 1, 8, 8, 8))
-    back, found = codec.decode(codec.encode(image, ids))
+    given = codec.given_label(ids)
+    back, found = codec.decode(codec.encode(image, given, ids), given)
     torch.testing.assert_close(back, image, atol=1e-5, rtol=0)
     assert found is not None
     assert torch.equal(found.long(), ids)
@@ -76,10 +78,10 @@ def test_codec_names_unknown_ids() -> None:
 def test_dropped_label_leaves_only_the_flag() -> None:
     codec = Codec(make("joint", dropout=0.5).spec)
     ids = torch.ones(2, 1, 8, 8, 8, dtype=torch.long)
-    both = codec.label_condition(ids, torch.tensor([True, False]))
+    both = codec.given_label(ids, torch.tensor([True, False])).condition
     assert both[0, -1].min() == 1
     assert both[1].abs().max() == 0
-    assert torch.equal(both[1:], codec.null_condition((8, 8, 8)))
+    assert torch.equal(both[1:], codec.given_nothing((8, 8, 8)).condition)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -147,3 +149,33 @@ def test_refusals_name_the_remedy() -> None:
         model.sample(1, label=MetaTensor(torch.zeros(1, 10, 12, 8, dtype=torch.int16)))
     with pytest.raises(MedgenError, match="fills holes"):
         make("inpaint").sample(1)
+
+
+def test_an_image_is_diffused_relative_to_the_painted_means_of_its_labels() -> None:
+    spec = make("label_to_image").spec
+    values = ((0.1, 0.02), *[(0.3 + 0.1 * k, 0.05) for k in range(len(spec.label_channels))])
+    codec = Codec(dataclasses.replace(spec, reference="label_means", label_intensities=values))
+    ids = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
+    ids[..., 4:] = spec.label_channels[0][1][0]
+    given = codec.given_label(ids)
+    torch.testing.assert_close(given.center[0, 0, 0, 0], torch.tensor([0.1] * 3 + [0.15, 0.25] + [0.3] * 3))
+    assert given.scale.unique().tolist() == pytest.approx([0.02, 0.0275, 0.0425, 0.05])
+    image = torch.rand(1, 1, 8, 8, 8)
+    torch.testing.assert_close(codec.decode(codec.encode(image, given), given)[0], image)
+    assert codec.raw(given.center, given).abs().max() == 0  # what the label says is nothing to learn
+
+
+def test_a_hole_is_filled_by_its_surroundings_alone() -> None:
+    codec = Codec(dataclasses.replace(make("inpaint").spec, reference="continuation"))
+    ramp = torch.linspace(0.2, 0.9, 12).expand(1, 1, 12, 12, 12)
+    mask = torch.zeros_like(ramp)
+    mask[..., 4:8, 4:8, 4:8] = 1
+    given = codec.given_hole(torch.where(mask > 0, 9.0, ramp), mask)
+    torch.testing.assert_close(given.center, ramp, atol=1e-3, rtol=0)
+    assert torch.equal(given.center[mask == 0], ramp[mask == 0])
+
+
+def test_a_label_on_other_axes_is_refused() -> None:
+    turned = MetaTensor(label().as_tensor(), affine=torch.diag(torch.tensor([-2.0, 2.0, 2.0, 1.0])))
+    with pytest.raises(MedgenError, match=r"RAS\+ axes and spacing"):
+        make("label_to_image").sample(1, label=turned)

@@ -133,7 +133,7 @@ BAD: list[tuple[str, Any]] = [
     ("label_source", "population"),
     ("label_source", {"population": None}),
     ("label_source", {"population": {}, "model": "x"}),
-    ("label_source", {"model": "../joint"}),
+    ("label_source", {"model": "joint"}),
     ("label_source", {"file": "x"}),
     ("label_source.population.spacing", [1.0, 1.0, 1.0]),
     ("label_source.population.size", [10**5] * 3),
@@ -164,7 +164,9 @@ BAD: list[tuple[str, Any]] = [
     ("training", {"note": "a" * 300_000}),
     ("training", {"loss": float("-inf")}),
     ("training", {"data": "@data"}),
-    ("regression", 1),
+    ("reference", "label_means"),
+    ("reference", "continuation"),
+    ("label_intensities", [[0.1, 0.2]]),
     ("modality", "T1 w"),
     ("licence", "Apache 2\n"),
     ("description", "x" * 3000),
@@ -220,16 +222,19 @@ def test_inpainting_needs_no_labels(content: dict[str, Any]) -> None:
 def test_channels_agree_with_the_codec(content: dict[str, Any], task: str, packing: str) -> None:
     """The specification knows how many channels the network gets without making any."""
     factor, diffused = 8 if packing == "haar" else 1, 3 if task == "joint" else 1
-    condition = 2 * factor + 1
+    dropout = 0.0 if task == "inpaint" else 0.2
+    condition = 2 * factor + (dropout > 0)
     network = {"_target_": "ConditionalUNet", "spatial_dims": 3, "out_channels": diffused * factor, "channels": [8, 8]}
     network |= {"in_channels": diffused * factor, "condition_channels": condition}
     statistics = {"channel_mean": [0.0] * diffused * factor, "channel_std": [1.0] * diffused * factor}
-    spec = ModelSpec.from_dict(content | statistics | {"task": task, "packing": packing, "network": network})
+    content |= {"task": task, "packing": packing, "network": network, "label_dropout": dropout}
+    spec = ModelSpec.from_dict(content | statistics)
     codec = Codec(spec)
-    assert codec.condition_channels == spec.condition_channels == condition
-    assert (
-        codec.encode(torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8).long()).shape[1] == spec.diffused_channels
-    )
+    assert spec.condition_channels == condition
+    image, label = torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8).long()
+    given = codec.given_hole(image, label) if task == "inpaint" else codec.given_label(label)
+    assert given.condition.shape[1] == condition
+    assert codec.encode(image, given, label).shape[1] == spec.diffused_channels
 
 
 def test_population_fields_are_those_of_the_class(content: dict[str, Any]) -> None:

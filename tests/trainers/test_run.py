@@ -150,11 +150,10 @@ def test_two_dimensions() -> None:
     from medgen.diffusion.denoiser import Preconditioned
     from medgen.models.codec import Codec
     from medgen.trainers.data import BatchesFrom, Items
-    from medgen.trainers.run import initial_network, make_spec, measure_channels
+    from medgen.trainers.run import initial_network, make_spec, measure
 
     config = TrainConfig(**{**CONTENT, "grid": {"spacing": [1.0, 1.0], "size": [16, 16]}, "steps": 12})
-    mean, std = measure_channels(config, Slices())
-    spec = make_spec(config, 1, mean, std)
+    spec = make_spec(config, 1, **measure(config, Slices()))
     denoiser = Preconditioned(initial_network(spec, 0), "edm")
     loader = DataLoader(Items(Slices(), config), batch_sampler=BatchesFrom(0, 12, 2))
     trainer = DiffusionTrainer(config, Codec(spec), denoiser, loader, torch.device("cpu"))

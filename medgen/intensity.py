@@ -1,0 +1,48 @@
+"""From a scan's own intensities to the 0..1 that models work in, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from medgen.checks import MedgenError
+
+
+@dataclass(frozen=True)
+class IntensityWindow:
+    """An affine map of a scan's intensities to the model's 0..1.
+
+    Attributes:
+        low: intensity that becomes 0.
+        high: intensity that becomes 1.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> IntensityWindow:
+        """From known intensities: 0.5th percentile, and 99.5th of those above it.
+
+        Args:
+            values: known intensities, any shape.
+
+        Raises:
+            MedgenError: there is none.
+        """
+        if not values.numel():
+            raise MedgenError("intensity window: there is no known voxel to take it from. Mark a smaller hole.")
+        sorted_values = values.flatten().double().sort().values
+        low = sorted_values[int(0.005 * (len(sorted_values) - 1))]
+        above = sorted_values[sorted_values > low]
+        high = above[int(0.995 * (len(above) - 1))] if len(above) else low + 1
+        return cls(float(low), float(high))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scan intensities to model intensities, clamped to 0..1.5."""
+        return ((x - self.low) / (self.high - self.low)).clamp(0, 1.5).float()
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Model intensities to scan intensities."""
+        return x * (self.high - self.low) + self.low
