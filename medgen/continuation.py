@@ -33,26 +33,33 @@ def membrane(values: Array, hole: NDArray[np.bool_], spacing: Sequence[float], l
     return _filled(values, box, inside, matrix, rows[:, ~inside])
 
 
-def thin_plate(values: Array, hole: NDArray[np.bool_], spacing: Sequence[float]) -> Array:
-    """The smoothest continuation: the ``u`` of least ``sum(laplace(u)**2)`` that is ``values`` outside the hole.
+def kriged(values: Array, hole: NDArray[np.bool_], spacing: Sequence[float], length_mm: float = np.inf) -> Array:
+    """The expected image in the hole if it is a Gaussian random field with covariance ``exp(-r / length_mm)``.
 
-    The biharmonic equation with value and slope given at the edge (Chan and Shen 2001, "Non-texture inpainting by
-    curvature-driven diffusions", give the history).
+    The ``u`` of least ``sum((laplace(u) - (u - m) / length_mm**2)**2)`` that is ``values`` outside the hole, with ``m``
+    the mean of the two layers of voxels around it (Lindgren et al. 2011, J. R. Stat. Soc. B 73, equation 2 with
+    alpha = 2: in three dimensions the Matern field of smoothness 1/2). With an infinite length it is the smoothest
+    continuation, the biharmonic equation with value and slope given at the edge.
 
     Args:
         values: ``(X, Y, Z)``; what lies in the hole is not looked at.
         hole: same shape.
         spacing: mm per axis.
+        length_mm: how far the surroundings say something.
 
     Returns:
-        ``(X, Y, Z)``: ``u`` in the hole, ``values`` elsewhere.
+        ``(X, Y, Z)``: ``u`` in the hole, within the range of the voxels around it; ``values`` elsewhere.
     """
     box = _around(hole)
     near = ndimage.binary_dilation(hole[box]).ravel()
     inside = hole[box].ravel()
-    rows = _laplacian(hole[box].shape, spacing)[near]
+    operator = _laplacian(hole[box].shape, spacing) - sparse.eye_array(inside.size) / length_mm**2
+    rows = operator.tocsr()[near]
     own = rows[:, inside]
-    return _filled(values, box, inside, own.T @ own, -(own.T @ rows[:, ~inside]))
+    known = values[box][~hole[box] & ndimage.binary_dilation(hole[box], iterations=2)]
+    middle = float(known.mean()) if np.isfinite(length_mm) else 0.0
+    made = _filled(values - middle, box, inside, own.T @ own, -(own.T @ rows[:, ~inside])) + middle
+    return np.where(hole, made.clip(known.min(), known.max()), values)
 
 
 def _around(hole: NDArray[np.bool_]) -> tuple[slice, ...]:

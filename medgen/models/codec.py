@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from medgen.checks import MedgenError
-from medgen.continuation import thin_plate
+from medgen.continuation import kriged
 from medgen.diffusion.haar import haar_pack, haar_unpack
 from medgen.models.specification import ModelSpec
+
+DISTANCE_REACH = 4
+CORRELATION_MM = 6.0
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,16 @@ class Codec:
         return haar_unpack(x) if self.spec.packing == "haar" else x
 
     def raw(self, image: Tensor, given: Given, label: Tensor | None = None) -> Tensor:
-        """What is diffused, packed but not standardised: image, and for ``joint`` the one-hot label behind it."""
+        """What is diffused, packed but not standardised: image, and for ``joint`` the label's channels behind it."""
         image = (image - given.center) / given.scale
         if self.spec.task != "joint":
             return self.pack(image)
         if label is None:
             raise MedgenError(f"{self.spec.name}: task 'joint' needs a label map to encode. Pass label=...")
-        return self.pack(torch.cat([image, self.one_hot(label)], dim=1))
+        channels = self.one_hot(label)
+        if self.spec.label_encoding == "distance":
+            channels = signed_distance(channels, self.spec.grid.spacing)
+        return self.pack(torch.cat([image, channels], dim=1))
 
     def encode(self, image: Tensor, given: Given, label: Tensor | None = None) -> Tensor:
         """Image ``(B, C, *spatial)`` in 0..1 (and label) to the standardised sample that noise is added to."""
@@ -154,7 +161,7 @@ class Codec:
             return self._plain(self.pack(torch.cat([known, hole.to(image)], dim=1)), image)
         spacing = self.spec.grid.spacing
         known = torch.stack([_continued(x, h, spacing) for x, h in zip(image, hole, strict=True)])
-        condition = self.pack(torch.cat([known, hole.to(image)], dim=1))
+        condition = torch.cat([self.pack(known) / _column(self._std, image), self.pack(hole.to(image))], dim=1)
         return Given(condition, known, torch.ones_like(known))
 
     def _plain(self, condition: Tensor, like: Tensor) -> Given:
@@ -173,13 +180,32 @@ def smoothed(x: Tensor) -> Tensor:
     return x
 
 
+def signed_distance(mask: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Distance from the surface of each mask: 0.5 on it, above inside, 0 and 1 at ``DISTANCE_REACH`` voxels and beyond.
+
+    Args:
+        mask: ``(B, K, *spatial)``, 0 or 1.
+        spacing: mm per axis.
+    """
+    fields = torch.zeros_like(mask)
+    reach = DISTANCE_REACH * min(spacing)
+    for b, k in np.ndindex(*mask.shape[:2]):
+        inside = mask[b, k].cpu().numpy() > 0.5
+        if inside.any():
+            depth = ndimage.distance_transform_edt(inside, spacing)
+            height = ndimage.distance_transform_edt(~inside, spacing)
+            half = min(spacing) / 2  # the surface lies between voxel centres
+            signed = np.where(inside, depth - half, half - height)
+            fields[b, k] = torch.from_numpy(np.clip(0.5 + signed / (2 * reach), 0, 1)).to(mask)
+    return fields
+
+
 def _continued(image: Tensor, hole: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Image ``(1, *spatial)`` with its hole filled smoothly, within 0..1.5."""
+    """Image ``(1, *spatial)`` with its hole filled by what its surroundings let expect."""
     if not bool(hole.any()):
         return image
-    values = thin_plate(image[0].cpu().double().numpy(), hole[0].cpu().numpy(), spacing)
-    filled = torch.from_numpy(np.clip(values, 0, 1.5)).to(image)[None]
-    return torch.where(hole, filled, image)
+    values = kriged(image[0].cpu().double().numpy(), hole[0].cpu().numpy(), spacing, CORRELATION_MM)
+    return torch.where(hole, torch.from_numpy(values).to(image)[None], image)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 TASKS = ("label_to_image", "joint", "inpaint")
 PACKINGS = ("none", "haar")
+LABEL_ENCODINGS = ("one_hot", "distance")
 REFERENCES = {"none": TASKS, "label_means": ("label_to_image",), "continuation": ("inpaint",)}
 DIFFUSION_UNETS = ("DiffusionModelUNet", "ConditionalUNet")
 MAX_VOXELS = 1_000_000_000
@@ -228,6 +229,8 @@ class ModelSpec(Checked):
         image_channels: channels of the image, before packing.
         label_channels: ``(name, label ids)`` of each one-hot channel, background left out.
         label_dropout: share of training samples whose conditioning was dropped.
+        label_encoding: how ``joint`` diffuses the label: ``one_hot``, or ``distance``, the signed distance from the
+            surface of each label, a smooth field that leaves no fragments (Park et al. 2019, arXiv:1901.05103).
         reference: what the image is diffused relative to (see :class:`medgen.models.codec.Given`): ``none``;
             ``label_means``, the painted mean of each label over its deviation; ``continuation``, the smooth
             continuation of the surroundings into the hole.
@@ -263,6 +266,7 @@ class ModelSpec(Checked):
     image_channels: int = checked(integer(1, 64), default=1)
     label_channels: tuple[tuple[str, tuple[int, ...]], ...] = checked(sequence(label_channel, 0, 256), default=())
     label_dropout: float = checked(number(0, 1), default=0.0)
+    label_encoding: str = checked(choice(lambda: LABEL_ENCODINGS), default="one_hot")
     reference: str = checked(choice(lambda: REFERENCES), default="none")
     label_intensities: tuple[tuple[float, float], ...] = checked(
         sequence(sequence(number(-1e6, 1e6), 2, 2), 0, 257), default=()

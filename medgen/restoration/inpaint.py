@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice, check_positive
-from medgen.continuation import membrane
+from medgen.continuation import kriged, membrane
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid, same_grid, spacing_of
 from medgen.intensity import IntensityWindow
+from medgen.models.codec import CORRELATION_MM
 
 if TYPE_CHECKING:
     from medgen.models.codec import Given
@@ -60,8 +61,8 @@ def inpaint(
 ) -> MetaTensor:
     """Fill the hole of one scan.
 
-    The surroundings of the hole go to the model's grid, where the hole is regenerated, and the result comes back to
-    the scan's own grid. What the model leaves of a step at the hole's edge is taken out by a correction that fades
+    The surroundings of the hole go to the model's grid, where the hole is regenerated, and what the model adds to
+    their continuation comes back to the scan's own grid (see :class:`medgen.models.codec.Given`). What the model leaves of a step at the hole's edge is taken out by a correction that fades
     within ``BLEND_MM`` (a screened Poisson equation; Perez et al. 2003, "Poisson image editing", gives the unscreened
     one).
 
@@ -99,9 +100,17 @@ def inpaint(
     window = IntensityWindow.of(scan[(coarse_hole == 0) & near])
     given = chosen.codec.given_hole(window.forward(scan)[None], coarse_hole[None])
     filled = _generate(chosen, given, mode, samples, seed, callback)
-    fine = grid.from_model(MetaTensor(window.inverse(filled[0]), affine=torch.from_numpy(grid.affine)), mode="linear")
-    scan_array, fill_array = (x.as_tensor()[0].double().numpy() for x in (volume, fine))
-    values = blended(scan_array, fill_array, hole[0].numpy(), volume)
+    learnt = (filled - given.center)[0]
+    scan_array = volume.as_tensor()[0].double().numpy()
+    spacing = spacing_of(np.asarray(volume.affine, dtype=np.float64)).tolist()
+    if chosen.spec.reference == "continuation":  # on the scan's own grid it is finer than on the model's
+        learnt = learnt * coarse_hole
+        start = kriged(scan_array, hole[0].numpy(), spacing, CORRELATION_MM)
+    else:
+        start = np.full_like(scan_array, window.low)
+    scaled = MetaTensor(learnt.cpu() * (window.high - window.low), affine=torch.from_numpy(grid.affine))
+    fill = start + grid.from_model(scaled, mode="linear").as_tensor()[0].double().numpy()
+    values = blended(scan_array, fill, hole[0].numpy(), spacing)
     result = torch.where(hole, torch.from_numpy(values)[None].float(), volume.as_tensor().float())
     kept = {key: value for key, value in volume.meta.items() if key != "affine"}
     meta = kept | {
@@ -181,7 +190,7 @@ def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
 
 
 def blended(
-    scan: NDArray[np.float64], fill: NDArray[np.float64], hole: NDArray[np.bool_], volume: MetaTensor
+    scan: NDArray[np.float64], fill: NDArray[np.float64], hole: NDArray[np.bool_], spacing: Sequence[float]
 ) -> NDArray[np.float64]:
     """``fill`` with a correction that joins it to the scan at the hole's edge and fades inwards.
 
@@ -192,10 +201,9 @@ def blended(
         scan: ``(X, Y, Z)``.
         fill: the same shape.
         hole: the same shape.
-        volume: gives the spacing (mm).
+        spacing: mm per axis.
     """
-    spacing = spacing_of(np.asarray(volume.affine, dtype=np.float64))
-    correction = membrane(scan - fill, hole, spacing.tolist(), BLEND_MM)
+    correction = membrane(scan - fill, hole, spacing, BLEND_MM)
     return np.where(hole, fill + correction, scan)
 
 

@@ -30,7 +30,7 @@ from medgen.models.fields import (
     sequence,
     text,
 )
-from medgen.models.specification import PACKINGS, REFERENCES, TASKS, Grid, Intensity, Sampling, prediction_types
+from medgen.models.specification import LABEL_ENCODINGS, PACKINGS, REFERENCES, TASKS, Grid, Intensity, Sampling, prediction_types
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data")
@@ -137,7 +137,7 @@ class TrainConfig(Checked):
             image and label sub-folders.
         population: arguments of :class:`~medgen.anatomy.population.Population` (with ``data: colin27``).
         subjects: how many subjects of the population to train on; they are kept in memory.
-        reference: what the image is diffused relative to: ``none``, ``label_means`` or ``continuation``; see ModelSpec.
+        label_encoding, reference: see :class:`~medgen.models.specification.ModelSpec`.
         label_channels: ``[name, [ids]]``, or ``tissues`` for those of the bundled atlas.
         weighting: of the loss over noise levels, one of ``WEIGHTINGS``.
         patch_size: voxels of a training patch; the whole grid by default.
@@ -165,6 +165,7 @@ class TrainConfig(Checked):
     prediction_type: str = checked(choice(prediction_types), default="edm")
     packing: str = checked(choice(lambda: PACKINGS), default="haar")
     label_dropout: float = checked(number(0, 1), default=0.0)
+    label_encoding: str = checked(choice(lambda: LABEL_ENCODINGS), default="one_hot")
     reference: str = checked(choice(lambda: REFERENCES), default="none")
     noise_levels: NoiseLevels = checked(nested(lambda: NoiseLevels), default_factory=NoiseLevels)
     weighting: str = checked(choice(_weightings), default="edm")

@@ -245,6 +245,7 @@ def make_spec(
             "packing",
             "label_channels",
             "label_dropout",
+            "label_encoding",
             "reference",
             "intensity",
             "modality",

@@ -60,8 +60,9 @@ def label(seed: int = 0) -> MetaTensor:
     return MetaTensor(ids, affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64)))
 
 
-def test_codec_is_exact_both_ways() -> None:
-    codec = make("joint").codec
+@pytest.mark.parametrize("encoding", ["one_hot", "distance"])
+def test_codec_is_exact_both_ways(encoding: str) -> None:
+    codec = Codec(dataclasses.replace(make("joint").spec, label_encoding=encoding))
     image, ids = torch.rand(2, 1, 8, 8, 8), torch.randint(0, 3, (2, 1, 8, 8, 8))
     given = codec.given_label(ids)
     back, found = codec.decode(codec.encode(image, given, ids), given)

@@ -14,7 +14,8 @@ from medgen.checks import MedgenError
 from medgen.models.generative import GenerativeModel
 from medgen.models.specification import ModelSpec
 from medgen.networks import build_network
-from medgen.restoration.inpaint import IntensityWindow, blended, inpaint, inpaint_file
+from medgen.intensity import IntensityWindow
+from medgen.restoration.inpaint import blended, inpaint, inpaint_file
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +96,11 @@ def test_what_lay_in_the_hole_is_never_looked_at(model: GenerativeModel) -> None
 
 def test_blending_joins_a_constant_offset_at_the_edge_and_leaves_an_exact_fill_alone() -> None:
     shape = (20, 20, 20)
-    volume = MetaTensor(torch.zeros(1, *shape), affine=torch.diag(torch.tensor([3.0, 3, 3, 1])))
     truth = np.random.default_rng(0).normal(size=shape)
     hole = np.zeros(shape, bool)
     hole[4:16, 4:16, 4:16] = True
-    np.testing.assert_allclose(blended(truth, truth, hole, volume), truth, atol=1e-5)
-    shifted = blended(truth, truth + 10, hole, volume)
+    np.testing.assert_allclose(blended(truth, truth, hole, (3.0, 3.0, 3.0)), truth, atol=1e-5)
+    shifted = blended(truth, truth + 10, hole, (3.0, 3.0, 3.0))
     assert np.abs(shifted - truth)[4, 8, 8] < 5  # most of the step is gone at the edge ...
     assert np.abs(shifted - truth)[10, 10, 10] > 5  # ... and the middle is the model's
 
