@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
-__all__ = ["MedgenError", "check_choice", "check_positive", "check_range", "nearest"]
+__all__ = ["MedgenError", "check_choice", "check_count", "check_positive", "check_range", "nearest"]
 
 
 class MedgenError(ValueError):
@@ -66,6 +67,22 @@ def check_choice(caller: str, argument: str, value: object, choices: Iterable[ob
     valid = ", ".join(map(str, choices)) or "(none exist)"
     end = nearest(value, choices) or " Choose one of these."
     raise MedgenError(f"{caller}: {argument} must be one of {valid}; got {value!r}.{end}")
+
+
+def check_count(caller: str, argument: str, value: Any) -> None:
+    """Raises unless ``value`` is an integer above zero.
+
+    Raises:
+        MedgenError: naming the value.
+
+    Example:
+        >>> check_count("sample", "n", 1.5)
+        Traceback (most recent call last):
+        ...
+        medgen.checks.MedgenError: sample: n must be an integer above 0; got 1.5. Correct it.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise MedgenError(f"{caller}: {argument} must be an integer above 0; got {value!r}. Correct it.")
 
 
 def check_positive(caller: str, argument: str, value: Any) -> None:

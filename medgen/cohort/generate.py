@@ -16,7 +16,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 from medgen import __version__
-from medgen.checks import MedgenError, check_positive, check_range
+from medgen.checks import MedgenError, check_count, check_range
 from medgen.cohort.contact_sheet import MOST_SUBJECTS, contact_sheet
 from medgen.geometry import ModelGrid
 from medgen.io.atomic import write_json
@@ -124,7 +124,11 @@ def generate_cohort(
     options = {
         "sampler": sampler, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "label": label
     }  # fmt: skip
-    _prepare(folder, request, n, overwrite, resume)
+    _check_folder(folder, request, n, overwrite, resume)
+    # what the model refuses is refused before an old cohort is removed
+    first = None if resume else model.sample(n=1, seed=seed, **options)[0]
+    if overwrite:
+        _remove_cohort(folder)
     new, made = not folder.exists(), 0
     subjects: list[dict[str, Any]] = []
     write_json(folder / MANIFEST, _manifest(request, n, subjects, complete=False))
@@ -133,7 +137,8 @@ def generate_cohort(
             name = f"sub-{number + 1:04d}"
             record = _complete(folder, name) if resume else None
             if record is None:
-                record = _make_subject(model, folder, name, seed + number, options)
+                subject = first if first and not number else model.sample(n=1, seed=seed + number, **options)[0]
+                record = _write_subject(model, folder, name, seed + number, subject, label)
                 made += 1
             subjects.append({"id": name, "seed": seed + number, "files": record["files"]})
             if progress is not None:
@@ -149,10 +154,10 @@ def generate_cohort(
 
 
 def _check_arguments(n: int, seed: int, num_inference_steps: int | None, overwrite: bool, resume: bool) -> None:
-    check_positive("generate_cohort", "n", n)
+    check_count("generate_cohort", "n", n)
     check_range("generate_cohort", "seed", seed, 0, _LARGEST_SEED)
     if num_inference_steps is not None:
-        check_positive("generate_cohort", "num_inference_steps", num_inference_steps)
+        check_count("generate_cohort", "num_inference_steps", num_inference_steps)
     if overwrite and resume:
         raise MedgenError("generate_cohort: overwrite and resume exclude each other. Give one.")
 
@@ -192,8 +197,8 @@ def _volume_hash(volume: MetaTensor) -> str:
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes() + affine.tobytes()).hexdigest()
 
 
-def _prepare(folder: Path, request: dict[str, Any], n: int, overwrite: bool, resume: bool) -> None:
-    """Refuses, empties or accepts an existing folder."""
+def _check_folder(folder: Path, request: dict[str, Any], n: int, overwrite: bool, resume: bool) -> None:
+    """Refuses or accepts an existing folder."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -205,10 +210,8 @@ def _prepare(folder: Path, request: dict[str, Any], n: int, overwrite: bool, res
     before = _read_json(folder / MANIFEST)
     if before is None or "request" not in before:
         raise MedgenError(f"'{folder}' exists and holds no cohort of medgen. Choose another output.")
-    if overwrite:
-        _remove_cohort(folder)
-        return
-    _check_same_request(folder, before, request, n)
+    if not overwrite:
+        _check_same_request(folder, before, request, n)
 
 
 def _check_same_request(folder: Path, before: dict[str, Any], request: dict[str, Any], n: int) -> None:
@@ -231,9 +234,15 @@ def _remove_cohort(folder: Path) -> None:
             file.unlink()
 
 
-def _make_subject(model: SubjectModel, folder: Path, name: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Generates and writes one subject; its record is written last."""
-    subject = model.sample(n=1, seed=seed, **options)[0]
+def _write_subject(
+    model: SubjectModel,
+    folder: Path,
+    name: str,
+    seed: int,
+    subject: dict[str, MetaTensor],
+    label: MetaTensor | None,
+) -> dict[str, Any]:
+    """Writes one subject; its record is written last."""
     subject = {**subject, "image": subject["image"] * model.spec.intensity.scale}
     names = {"image": f"{name}_{model.spec.modality}.nii.gz", "label": f"{name}_dseg.nii.gz"}
     files = {}
@@ -241,14 +250,13 @@ def _make_subject(model: SubjectModel, folder: Path, name: str, seed: int, optio
         if key in subject:
             write_nifti(folder / names[key], subject[key], dtype=dtype)
             files[names[key]] = _file_hash(folder / names[key])
-    record = {**_provenance(model, seed, subject["image"], options), "files": files}
+    record = {**_provenance(model, seed, subject["image"], label), "files": files}
     write_json(folder / f"{name}.json", record)
     return record
 
 
-def _provenance(model: SubjectModel, seed: int, image: MetaTensor, options: dict[str, Any]) -> dict[str, Any]:
+def _provenance(model: SubjectModel, seed: int, image: MetaTensor, label: MetaTensor | None) -> dict[str, Any]:
     """Where a subject comes from: no clock time, no path."""
-    label = options["label"]
     record = {"model": model.spec.name, "model_sha256": model.hash, **image.meta.get("provenance", {})}
     versions = {name: metadata.version(name) for name in ("torch", "monai", "numpy")}
     record["versions"] = {**record.get("versions", {}), "medgen": __version__, **versions}

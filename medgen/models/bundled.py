@@ -102,9 +102,12 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
     """
     where = resolve_device(device, "load_model")
     files = open_model(find_model(name_or_path))
-    from medgen.models.generative import GenerativeModel  # imports torch
+    import torch
 
-    network = build_network(files.spec.network, files.spec.name)
+    from medgen.models.generative import GenerativeModel
+
+    with torch.random.fork_rng(devices=[]):  # the first weights, which are thrown away, are drawn
+        network = build_network(files.spec.network, files.spec.name)
     network.load_state_dict(files.state)
     network.eval().requires_grad_(False)
     return GenerativeModel(files.spec, network.to(where), where, files.hash)

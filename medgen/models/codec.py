@@ -15,8 +15,6 @@ from medgen.continuation import kriged
 from medgen.diffusion.haar import haar_pack, haar_unpack
 from medgen.models.specification import ModelSpec
 
-DISTANCE_REACH = 4
-CORRELATION_MM = 6.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Codec:
             raise MedgenError(f"{self.spec.name}: task 'joint' needs a label map to encode. Pass label=...")
         channels = self.one_hot(label)
         if self.spec.label_encoding == "distance":
-            channels = signed_distance(channels, self.spec.grid.spacing)
+            channels = signed_distance(channels, self.spec.grid.spacing, self.spec.label_distance_mm)
         return self.pack(torch.cat([image, channels], dim=1))
 
     def encode(self, image: Tensor, given: Given, label: Tensor | None = None) -> Tensor:
@@ -159,8 +157,8 @@ class Codec:
         if self.spec.reference == "none":
             known = torch.where(hole, 0.0, image)
             return self._plain(self.pack(torch.cat([known, hole.to(image)], dim=1)), image)
-        spacing = self.spec.grid.spacing
-        known = torch.stack([_continued(x, h, spacing) for x, h in zip(image, hole, strict=True)])
+        settings = self.spec.grid.spacing, self.spec.correlation_mm
+        known = torch.stack([_continued(x, h, *settings) for x, h in zip(image, hole, strict=True)])
         condition = torch.cat([self.pack(known) / _column(self._std, image), self.pack(hole.to(image))], dim=1)
         return Given(condition, known, torch.ones_like(known))
 
@@ -180,31 +178,33 @@ def smoothed(x: Tensor) -> Tensor:
     return x
 
 
-def signed_distance(mask: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Distance from the surface of each mask: 0.5 on it, above inside, 0 and 1 at ``DISTANCE_REACH`` voxels and beyond.
+def signed_distance(mask: Tensor, spacing: Sequence[float], reach_mm: float) -> Tensor:
+    """Distance from the surface of each mask: 0.5 on it, rising inwards to 1 and falling outwards to 0 at ``reach_mm``.
 
     Args:
         mask: ``(B, K, *spatial)``, 0 or 1.
         spacing: mm per axis.
+        reach_mm: where the field ends.
     """
     fields = torch.zeros_like(mask)
-    reach = DISTANCE_REACH * min(spacing)
+    half = min(spacing) / 2  # the surface lies between voxel centres
     for b, k in np.ndindex(*mask.shape[:2]):
         inside = mask[b, k].cpu().numpy() > 0.5
-        if inside.any():
+        if inside.all():
+            fields[b, k] = 1
+        elif inside.any():
             depth = ndimage.distance_transform_edt(inside, spacing)
             height = ndimage.distance_transform_edt(~inside, spacing)
-            half = min(spacing) / 2  # the surface lies between voxel centres
             signed = np.where(inside, depth - half, half - height)
-            fields[b, k] = torch.from_numpy(np.clip(0.5 + signed / (2 * reach), 0, 1)).to(mask)
+            fields[b, k] = torch.from_numpy(np.clip(0.5 + signed / (2 * reach_mm), 0, 1)).to(mask)
     return fields
 
 
-def _continued(image: Tensor, hole: Tensor, spacing: Sequence[float]) -> Tensor:
+def _continued(image: Tensor, hole: Tensor, spacing: Sequence[float], correlation_mm: float) -> Tensor:
     """Image ``(1, *spatial)`` with its hole filled by what its surroundings let expect."""
     if not bool(hole.any()):
         return image
-    values = kriged(image[0].cpu().double().numpy(), hole[0].cpu().numpy(), spacing, CORRELATION_MM)
+    values = kriged(image[0].cpu().double().numpy(), hole[0].cpu().numpy(), spacing, correlation_mm)
     return torch.where(hole, torch.from_numpy(values).to(image)[None], image)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import struct
@@ -418,11 +419,8 @@ def count_parameters(path: str | os.PathLike[str]) -> int:
         if not 0 < length <= 16 * MAX_JSON_BYTES:
             raise MedgenError(f"{file}: not a valid safetensors file: header of {length} bytes. Copy the model again.")
         header = _parse_json(stream.read(length), str(file))
-    total = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            count = 1
-            for n in entry["shape"]:
-                count *= n
-            total += count
-    return total
+    entries = header.items() if isinstance(header, dict) else [("", None)]
+    shapes = [entry.get("shape") if isinstance(entry, dict) else None for name, entry in entries if name != "__metadata__"]
+    if not all(isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape) for shape in shapes):
+        raise MedgenError(f"{file}: not a valid safetensors file: a weight without a shape. Copy the model again.")
+    return sum(math.prod(shape) for shape in shapes)

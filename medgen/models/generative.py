@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 import medgen
-from medgen.checks import MedgenError, check_choice, check_positive
+from medgen.checks import MedgenError, check_choice, check_count
 from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.guidance import ClassifierFreeGuidance
 from medgen.diffusion.randomness import derive_seed, generators, randn
@@ -71,7 +71,7 @@ class GenerativeModel:
             callback: called after each step with (subject, step).
 
         Returns:
-            For each subject ``{"image": (C, *spatial) float32 in 0..1, "label": (1, *spatial) int16}``, MetaTensors
+            For each subject ``{"image": (C, *spatial) float32 from 0 to about 1, "label": (1, *spatial) int16}``, MetaTensors
             with an RAS+ affine in mm and ``synthetic=True`` and ``provenance`` in their meta.
 
         Raises:
@@ -79,7 +79,7 @@ class GenerativeModel:
         """
         if self.spec.task == "inpaint":
             raise MedgenError(f"{self.spec.name}: this model fills holes and has nothing to sample alone. Use inpaint.")
-        check_positive("sample", "n", n)
+        check_count("sample", "n", n)
         settings = self.settings(sampler, num_inference_steps, guidance_scale)
         return [
             self._subject(seed + i, label, settings, functools.partial(callback, i) if callback else None)
@@ -94,7 +94,7 @@ class GenerativeModel:
         chosen = sampler or default.sampler
         check_choice("sample", "sampler", chosen, SAMPLERS)
         steps = default.num_inference_steps if num_inference_steps is None else num_inference_steps
-        check_positive("sample", "num_inference_steps", steps)
+        check_count("sample", "num_inference_steps", steps)
         scale = default.guidance_scale if guidance_scale is None else guidance_scale
         if scale != 1.0 and not self.spec.label_dropout:
             raise MedgenError(
@@ -168,16 +168,14 @@ class GenerativeModel:
         label = label if label is not None else self._own_label(seed)
         size = tuple(label.shape[1:]) if label is not None else self.spec.grid.size
         self._check_size(size)
-        if isinstance(label, MetaTensor):
-            self._check_spacing(label)
-        nothing = self.codec.given_nothing(size) if self.spec.label_dropout else None
         if label is not None:
-            ids = label.as_tensor() if isinstance(label, MetaTensor) else label
-            given, without = self.codec.given_label(ids[None]), nothing
+            self._check_affine(label)
+            given = self.codec.given_label(label.as_tensor()[None])
+            without = self.codec.given_nothing(size) if self.spec.label_dropout else None
         else:
-            given, without = nothing or self.codec.given_nothing(size), None
+            given, without = self.codec.given_nothing(size), None
         image, made = self.diffuse(given, derive_seed(seed, "sample"), settings, without=without, callback=callback)
-        affine = label.affine if isinstance(label, MetaTensor) else self._affine()
+        affine = label.affine if label is not None else self._affine()
         meta = {"synthetic": True, "provenance": self.provenance(seed, settings)}
         result = {"image": MetaTensor(image[0].cpu().clamp(min=0), affine=affine, meta=dict(meta))}
         final = label.as_tensor().to(torch.int16) if label is not None else made[0].cpu() if made is not None else None
@@ -203,7 +201,12 @@ class GenerativeModel:
                 f"{self.multiple}. Got {size}. Bring it there with medgen.geometry.ModelGrid."
             )
 
-    def _check_spacing(self, label: MetaTensor) -> None:
+    def _check_affine(self, label: MetaTensor) -> None:
+        if not isinstance(label, MetaTensor):
+            raise MedgenError(
+                f"{self.spec.name}: label must be a MetaTensor, which says where it lies. Got {type(label).__name__}. "
+                "Read it with medgen.io or wrap it: MetaTensor(ids, affine=...)."
+            )
         wanted, found = np.diag([*self.spec.grid.spacing]), np.asarray(label.affine, dtype=np.float64)[:3, :3]
         if self.spec.spatial_dims == 3 and not np.allclose(found, wanted, atol=1e-3):
             raise MedgenError(

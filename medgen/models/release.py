@@ -14,7 +14,6 @@ from pathlib import Path
 import yaml
 
 from medgen.models.bundled import BUNDLED
-from medgen.models.card import parse_card
 from medgen.models.fields import read_fields
 from medgen.models.folder import open_model, save_model
 from medgen.models.specification import Sampling
@@ -36,9 +35,7 @@ def release(model: Path, card: Path, sampling: Sampling) -> Path:
     """
     files = open_model(model)
     text = card.read_text(encoding="utf-8")
-    front, _ = parse_card(text, card.name)
-    version = str(front.get("version", files.spec.version))
-    spec = dataclasses.replace(files.spec, version=version, sampling=sampling)
+    spec = dataclasses.replace(files.spec, sampling=sampling)
     target = BUNDLED / spec.name
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in files.state.items()}
     save_model(target, spec, half, card=text, overwrite=True)

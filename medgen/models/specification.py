@@ -231,9 +231,11 @@ class ModelSpec(Checked):
         label_dropout: share of training samples whose conditioning was dropped.
         label_encoding: how ``joint`` diffuses the label: ``one_hot``, or ``distance``, the signed distance from the
             surface of each label, a smooth field that leaves no fragments (Park et al. 2019, arXiv:1901.05103).
+        label_distance_mm: distance at which that field ends (``distance``).
         reference: what the image is diffused relative to (see :class:`medgen.models.codec.Given`): ``none``;
-            ``label_means``, the painted mean of each label over its deviation; ``continuation``, the smooth
+            ``label_means``, the painted mean of each label over its deviation; ``continuation``, the expected
             continuation of the surroundings into the hole.
+        correlation_mm: length of the covariance behind ``continuation``, see :func:`medgen.continuation.kriged`.
         label_intensities: for ``label_means``: mean and standard deviation of the image within the background and
             each label channel.
         intensity: see :class:`Intensity`.
@@ -267,7 +269,9 @@ class ModelSpec(Checked):
     label_channels: tuple[tuple[str, tuple[int, ...]], ...] = checked(sequence(label_channel, 0, 256), default=())
     label_dropout: float = checked(number(0, 1), default=0.0)
     label_encoding: str = checked(choice(lambda: LABEL_ENCODINGS), default="one_hot")
+    label_distance_mm: float = checked(number(0, 1000, above=True), default=4.0)
     reference: str = checked(choice(lambda: REFERENCES), default="none")
+    correlation_mm: float = checked(number(0, 1000, above=True), default=6.0)
     label_intensities: tuple[tuple[float, float], ...] = checked(
         sequence(sequence(number(-1e6, 1e6), 2, 2), 0, 257), default=()
     )
@@ -351,6 +355,10 @@ def _check_labels(spec: ModelSpec) -> None:
             raise MedgenError(f"ModelSpec: field 'label_channels' must have unique {what}. Got {twice[0]} twice.")
     if spec.task == "inpaint" and spec.label_dropout:
         raise refuse("ModelSpec", "label_dropout", "0 for task 'inpaint'", spec.label_dropout)
+    if spec.task == "joint" and not spec.label_dropout:
+        raise refuse("ModelSpec", "label_dropout", "above 0 for task 'joint', which samples without a label too", 0)
+    if spec.task != "joint" and spec.label_encoding != "one_hot":
+        raise refuse("ModelSpec", "label_encoding", f"one_hot for task '{spec.task}'", spec.label_encoding)
     if spec.task != "inpaint" and not names:
         raise MedgenError(f"ModelSpec: field 'label_channels' must not be empty for task '{spec.task}'. Add channels.")
 

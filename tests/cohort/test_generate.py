@@ -170,3 +170,15 @@ def test_output_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("")
     with pytest.raises(MedgenError, match="is a file"):
         generate_cohort(FakeModel(), 1, tmp_path / "c", overwrite=True)
+
+
+def test_an_overwritten_cohort_is_kept_until_the_model_has_answered(tmp_path: Path) -> None:
+    class Refusing(FakeModel):
+        def sample(self, *_: Any, **__: Any) -> Sequence[dict[str, MetaTensor]]:
+            raise MedgenError("label map holds ids [9] that the model does not know")
+
+    generate_cohort(FakeModel(), 2, tmp_path / "c")
+    before = content(tmp_path / "c")
+    with pytest.raises(MedgenError, match="does not know"):
+        generate_cohort(Refusing(), 2, tmp_path / "c", overwrite=True)
+    assert content(tmp_path / "c") == before

@@ -14,7 +14,7 @@ import medgen
 from medgen.checks import MedgenError
 from medgen.diffusion.samplers import SAMPLERS
 from medgen.models import ModelSpec, save_model
-from medgen.models.codec import Codec
+from medgen.models.codec import Codec, signed_distance
 from medgen.models.generative import GenerativeModel
 from medgen.networks import build_network
 
@@ -62,7 +62,7 @@ def label(seed: int = 0) -> MetaTensor:
 
 @pytest.mark.parametrize("encoding", ["one_hot", "distance"])
 def test_codec_is_exact_both_ways(encoding: str) -> None:
-    codec = Codec(dataclasses.replace(make("joint").spec, label_encoding=encoding))
+    codec = Codec(dataclasses.replace(make("joint", dropout=0.5).spec, label_encoding=encoding))
     image, ids = torch.rand(2, 1, 8, 8, 8), torch.randint(0, 3, (2, 1, 8, 8, 8))
     given = codec.given_label(ids)
     back, found = codec.decode(codec.encode(image, given, ids), given)
@@ -180,3 +180,23 @@ def test_a_label_on_other_axes_is_refused() -> None:
     turned = MetaTensor(label().as_tensor(), affine=torch.diag(torch.tensor([-2.0, 2.0, 2.0, 1.0])))
     with pytest.raises(MedgenError, match=r"RAS\+ axes and spacing"):
         make("label_to_image").sample(1, label=turned)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("n", 1.5), ("n", 0), ("num_inference_steps", 2.7)])
+def test_counts_are_whole_numbers(argument: str, value: float) -> None:
+    with pytest.raises(MedgenError, match=f"{argument} must be an integer above 0; got {value}"):
+        make("label_to_image").sample(**{"label": label(), argument: value})
+
+
+def test_a_label_without_a_place_is_refused() -> None:
+    with pytest.raises(MedgenError, match="must be a MetaTensor"):
+        make("label_to_image").sample(1, label=label().as_tensor())
+
+
+def test_a_label_that_fills_the_volume_is_inside_everywhere() -> None:
+    field = signed_distance(torch.ones(1, 1, 6, 6, 6), (1.0, 1.0, 1.0), 4.0)
+    assert field.min() == 1
+    edge = torch.zeros(1, 1, 10, 1, 1)
+    edge[:, :, 5:] = 1
+    expected = [0.0, 0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.8125, 0.9375, 1.0]
+    assert signed_distance(edge, (1.0, 1.0, 1.0), 4.0).flatten().tolist() == pytest.approx(expected)
