@@ -16,7 +16,6 @@ from medgen.diffusion.haar import haar_pack, haar_unpack
 from medgen.models.specification import ModelSpec
 
 
-
 @dataclass(frozen=True)
 class Given:
     """What is known of an image before it is generated.

@@ -71,8 +71,8 @@ class GenerativeModel:
             callback: called after each step with (subject, step).
 
         Returns:
-            For each subject ``{"image": (C, *spatial) float32 from 0 to about 1, "label": (1, *spatial) int16}``, MetaTensors
-            with an RAS+ affine in mm and ``synthetic=True`` and ``provenance`` in their meta.
+            For each subject ``{"image": (C, *spatial) float32, "label": (1, *spatial) int16}``, the image from 0 to
+            about 1: MetaTensors with an RAS+ affine in mm and ``synthetic=True`` and ``provenance`` in their meta.
 
         Raises:
             MedgenError: a bad argument, or a model that fills holes.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ def test_folder_is_complete_and_hashed(folder: Path) -> None:
     lines = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
     assert model_hash(folder) == hashlib.sha256(lines.encode()).hexdigest() == open_model(folder).hash
     assert count_parameters(folder) == sum(t.numel() for t in read_model(folder)[1].values())
+
+
+@pytest.mark.parametrize("header", ["[]", '{"a": 1}', '{"a": {"shape": ["x"]}}', '{"a": {"shape": [-1]}}', "{"])
+def test_a_header_without_shapes_is_named(folder: Path, header: str) -> None:
+    weights = folder / "models" / "model.safetensors"
+    weights.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    with pytest.raises(MedgenError, match=r"model\.safetensors"):
+        count_parameters(folder)
 
 
 def test_saving_twice_gives_the_same_bytes(make: Callable[..., Path]) -> None:
