@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 
@@ -14,13 +15,37 @@ from medgen.checks import MedgenError
 from medgen.io.atomic import atomic_path
 
 CHECKPOINT = "checkpoint.pt"
-KEYS = frozenset({"step", "network", "ema", "optimizer", "config", "channel_mean", "channel_std", "threads"})
 # the temporary names of medgen.io.atomic
 _FILE_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.(checkpoint\.pt|config\.yaml|step_\d+\.png)")
 _MODEL_LEFTOVER = re.compile(r"\.model\.[0-9a-f]{12}(\.old)?")
 
 
-def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
+class TrainerState(TypedDict):
+    """What changes from step to step; :class:`~medgen.trainers.diffusion.DiffusionTrainer` gives and takes it."""
+
+    step: int
+    network: dict[str, Any]
+    ema: dict[str, Any]
+    optimizer: dict[str, Any]
+    gradient_scaler: dict[str, Any]
+
+
+class Statistics(TypedDict):
+    """What is measured on the data before the first step; see :class:`~medgen.models.specification.ModelSpec`."""
+
+    channel_mean: Sequence[float]
+    channel_std: Sequence[float]
+    label_intensities: Sequence[tuple[float, float]]
+
+
+class Checkpoint(TrainerState, Statistics):
+    """All that a checkpoint holds; ``threads`` are those of torch, on which the last bits depend."""
+
+    config: dict[str, Any]
+    threads: int
+
+
+def save_checkpoint(folder: Path, content: Checkpoint) -> None:
     """Write ``folder/checkpoint.pt``: temporary file, fsync, rename.
 
     Raises:
@@ -32,7 +57,7 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
+def load_checkpoint(folder: Path) -> Checkpoint:
     """Read ``folder/checkpoint.pt`` (tensors and plain values only).
 
     Raises:
@@ -42,12 +67,16 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MedgenError(f"nothing to resume: '{folder}' holds no {CHECKPOINT}. Leave --resume out.")
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged archive
         raise MedgenError(f"checkpoint '{path}' cannot be read ({type(error).__name__}). Train anew.") from error
-    if not isinstance(content, dict) or not content.keys() >= KEYS:
-        raise MedgenError(f"checkpoint '{path}' is none of a training run of medgen. Train anew into another folder.")
-    return content
+    missing = Checkpoint.__required_keys__ - (content.keys() if isinstance(content, dict) else frozenset())
+    if missing:
+        raise MedgenError(
+            f"checkpoint '{path}' is none of a training run of this medgen: it lacks {', '.join(sorted(missing))}. "
+            "Train anew into another folder."
+        )
+    return cast(Checkpoint, content)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -27,13 +27,27 @@ from medgen.models.fields import (
     optional,
     plain_object,
     read_fields,
+    refuse,
     sequence,
     text,
 )
-from medgen.models.specification import LABEL_ENCODINGS, PACKINGS, REFERENCES, TASKS, Grid, Intensity, Sampling, prediction_types
+from medgen.models.specification import (
+    LABEL_ENCODINGS,
+    PACKINGS,
+    REFERENCES,
+    TASKS,
+    Grid,
+    Intensity,
+    PopulationSource,
+    Sampling,
+    prediction_types,
+)
 
+POPULATION = "colin27"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data")
+MOTIONS = ("rotation_degrees", "scale", "shift_mm", "flip")
+LONGEST_AXIS = 1.15  # of a hole, over its drawn diameter; see medgen.trainers.data.random_holes
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,17 +113,22 @@ class Optimisation(Checked):
 
 @dataclass(frozen=True)
 class Augmentation(Checked):
-    """What is drawn anew for each training item from files (the population has its own variety).
+    """What is drawn anew for each training item.
+
+    All of it for items from files. The bundled population brings its own variety: it takes the intensities only, for
+    task ``inpaint``, and refuses the rest.
 
     Args:
         rotation_degrees: largest rotation about each axis.
         scale: largest relative change of size.
         shift_mm: largest shift.
-        flip: probability of a left-right mirror image.
+        flip: probability of a left-right mirror image. Image and label map are mirrored as they are, ids are not
+            exchanged: a structure of the left would keep its id on the right. Use it only where both sides of a
+            structure share a label channel; channels named left or right are refused.
         gamma: largest |ln gamma| of the intensities.
         bias: largest relative amplitude of a smooth multiplicative field.
         noise: largest standard deviation of added Gaussian noise.
-        blur_mm: largest standard deviation of a Gaussian blur.
+        blur_mm: largest standard deviation of a Gaussian blur, in mm whatever the spacing.
     """
 
     rotation_degrees: float = checked(number(0, 180), default=0.0)
@@ -135,19 +154,25 @@ class TrainConfig(Checked):
         steps: optimiser steps.
         data: ``colin27`` (the bundled population), or a path: a MONAI datalist JSON, a BIDS tree, or a folder with
             image and label sub-folders.
-        population: arguments of :class:`~medgen.anatomy.population.Population` (with ``data: colin27``).
+        population: fields of :class:`~medgen.models.specification.PopulationSource` (with ``data: colin27``); its
+            spacing is that of the grid, its size too by default.
         subjects: how many subjects of the population to train on; they are kept in memory.
-        label_encoding, reference: see :class:`~medgen.models.specification.ModelSpec`.
+        label_encoding, label_distance_mm, reference, correlation_mm: see
+            :class:`~medgen.models.specification.ModelSpec`.
         label_channels: ``[name, [ids]]``, or ``tissues`` for those of the bundled atlas.
         weighting: of the loss over noise levels, one of ``WEIGHTINGS``.
-        patch_size: voxels of a training patch; the whole grid by default.
+        patch_size: voxels of a training patch, at most the subject's; the whole grid by default.
         channel_balance: weight of each packed channel in the loss, ``std ** channel_balance`` over its mean: with 0
             the finest detail counts as much as the coarse structure, with 2 as much as its share of the variance.
         holes: largest number of holes in a patch of task ``inpaint``.
-        hole_diameter_mm: smallest and largest hole of task ``inpaint``.
+        hole_diameter_mm: smallest and largest hole of task ``inpaint``; an axis of a hole may be 1.15 times as long,
+            which must fit in the patch.
         held_out_endings: last digits of subject numbers never trained on (files only).
         batch_size, seed, num_workers, validate_every, checkpoint_every: as they say.
         precision: ``auto`` is bf16 on a GPU that has it, else fp32.
+
+    Raises:
+        MedgenError: a field fails its check, or two fields contradict each other.
     """
 
     name: str = checked(text(r"[a-z0-9][a-z0-9._-]*", "a name of small letters, digits, '-', '_' and '.'", 64))
@@ -166,7 +191,9 @@ class TrainConfig(Checked):
     packing: str = checked(choice(lambda: PACKINGS), default="haar")
     label_dropout: float = checked(number(0, 1), default=0.0)
     label_encoding: str = checked(choice(lambda: LABEL_ENCODINGS), default="one_hot")
+    label_distance_mm: float = checked(number(0, 1000, above=True), default=4.0)
     reference: str = checked(choice(lambda: REFERENCES), default="none")
+    correlation_mm: float = checked(number(0, 1000, above=True), default=6.0)
     noise_levels: NoiseLevels = checked(nested(lambda: NoiseLevels), default_factory=NoiseLevels)
     weighting: str = checked(choice(_weightings), default="edm")
     channel_balance: float = checked(number(0, 2), default=0.0)
@@ -199,6 +226,8 @@ class TrainConfig(Checked):
             )
         if self.noise_levels.at_maximum and self.task == "joint":
             raise MedgenError("TrainConfig: field 'noise_levels.at_maximum' is for conditional tasks. Set it to 0.")
+        _check_patch(self, _subject_size(self))
+        _check_augmentation(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -212,6 +241,67 @@ class TrainConfig(Checked):
     def sha256(self) -> str:
         """Hash of :meth:`identity`."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def _subject_size(config: TrainConfig) -> tuple[int, ...]:
+    """Voxels of a training subject: the population's, else the grid's.
+
+    Raises:
+        MedgenError: a field of ``population`` is unknown or bad, or its spacing is not the grid's.
+    """
+    if config.data != POPULATION and not config.population:
+        return config.grid.size
+    whole = {"spacing": config.grid.spacing, "size": config.grid.size} | config.population
+    population = read_fields(PopulationSource, whole, "TrainConfig", "population.")
+    if population.spacing != config.grid.spacing:
+        raise refuse(
+            "TrainConfig",
+            "population.spacing",
+            f"that of the grid, {list(config.grid.spacing)}",
+            list(population.spacing),
+            " Leave it out.",
+        )
+    return population.size if config.data == POPULATION else config.grid.size
+
+
+def _check_patch(config: TrainConfig, subject: Sequence[int]) -> None:
+    """A patch lies within a subject of ``subject`` voxels, and a hole within a patch."""
+    patch = config.patch_size or config.grid.size
+    if any(part > whole for part, whole in zip(patch, subject, strict=True)):
+        name = "patch_size" if config.patch_size else "grid.size"
+        raise refuse("TrainConfig", name, f"at most {list(subject)}, the voxels of a subject", list(patch))
+    if config.task != "inpaint":
+        return
+    low, high = config.hole_diameter_mm
+    if low > high:
+        raise refuse("TrainConfig", "hole_diameter_mm", "[smallest, largest]", [low, high])
+    extent = min(n * step for n, step in zip(patch, config.grid.spacing, strict=True))
+    if LONGEST_AXIS * high >= extent:
+        raise MedgenError(
+            f"TrainConfig: field 'hole_diameter_mm' must stay below {extent / LONGEST_AXIS:.4g} mm, so that every hole "
+            f"({LONGEST_AXIS} times as long at most) is smaller than the patch ({extent:g} mm). Got {[low, high]}. "
+            "Set smaller holes or a larger patch_size."
+        )
+
+
+def _check_augmentation(config: TrainConfig) -> None:
+    """Nothing is asked for that would not be done, or would give a structure the label of the other side."""
+    asked = [name for name, value in dataclasses.asdict(config.augmentation).items() if value]
+    if config.data == POPULATION:
+        unused = [name for name in asked if config.task != "inpaint" or name in MOTIONS]
+        if unused:
+            raise MedgenError(
+                f"TrainConfig: field 'augmentation' must leave out {', '.join(unused)} for task '{config.task}' with "
+                f"data '{POPULATION}': the population brings its own variety. Remove them."
+            )
+    elif config.task != "inpaint" and config.augmentation.flip:
+        sided = [name for name, _ in config.label_channels if {"left", "right"} & set(name.split("_"))]
+        if sided:
+            raise MedgenError(
+                f"TrainConfig: field 'augmentation.flip' must be 0 with label channel '{sided[0]}': a mirror image "
+                f"does not exchange sides. Got {config.augmentation.flip:g}. Set it to 0, or put both sides in one "
+                "channel."
+            )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

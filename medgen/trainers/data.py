@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from medgen.checks import MedgenError, nearest
 from medgen.diffusion.randomness import derive_seed
 from medgen.intensity import IntensityWindow
-from medgen.trainers.config import Augmentation, TrainConfig
+from medgen.trainers.config import POPULATION, Augmentation, TrainConfig
 
 Item = dict[str, Tensor]
-POPULATION = "colin27"
+CORNER_MM = 0.1
 _SUFFIXES = (".nii", ".nii.gz")
 
 
@@ -32,7 +32,10 @@ class Source(Protocol):
     people: int
 
     def item(self, seed: int) -> Item:
-        """Image ``(1, *patch)`` in 0..1 and label ``(1, *patch)`` int16 of a random subject and patch."""
+        """Image ``(1, *patch)`` in 0..1 and label ``(1, *patch)`` int16 of a random subject and patch.
+
+        For task ``inpaint`` the image is not shaded yet: :class:`Items` does it.
+        """
 
 
 class PopulationSource:
@@ -69,53 +72,84 @@ class PopulationSource:
 
 
 class FileSource:
-    """Subjects from files, brought to the model's grid once and kept in memory; each item is moved anew.
+    """Subjects from files, kept in memory; each item is moved anew.
 
     Args:
         config: of the run.
-        pairs: (image, label or None) paths.
+        subjects: image in 0..1 and label int16, each ``(1, *grid.size)``.
     """
 
-    def __init__(self, config: TrainConfig, pairs: Sequence[tuple[Path, Path | None]]) -> None:
+    def __init__(self, config: TrainConfig, subjects: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.config = config
         self.patch = config.patch_size or config.grid.size
-        self.people = len(pairs)
-        self.subjects = [self._load(*pair) for pair in pairs]
+        self.people = len(subjects)
+        self.subjects = subjects
 
-    def _load(self, image: Path, label: Path | None) -> tuple[Tensor, Tensor]:
-        from medgen.io.nifti import read_nifti
+    @classmethod
+    def read(cls, config: TrainConfig, pairs: Sequence[tuple[Path, Path | None]]) -> FileSource:
+        """Read subjects and bring them to the model's grid.
 
-        volume = read_nifti(image, role="image")
-        ids = read_nifti(label, role="label") if label else None
-        if ids is not None and label is not None:
-            check_pair(image, volume, label, ids, self.config)
-        grid_image = to_grid(volume, self.config.grid.spacing, self.config.grid.size, "area")
-        grid_label = (
-            to_grid(ids, self.config.grid.spacing, self.config.grid.size, "nearest") if ids is not None else None
-        )
-        normalised = IntensityWindow.of(grid_image).forward(grid_image)
-        empty = torch.zeros(grid_image.shape, dtype=torch.int16)
-        return normalised, empty if grid_label is None else grid_label.to(torch.int16)
+        Args:
+            config: of the run.
+            pairs: (image, label or None) paths.
+
+        Raises:
+            MedgenError: a file that cannot be read, or see :func:`check_pair`.
+        """
+        return cls(config, [read_subject(config, *pair) for pair in pairs])
 
     def item(self, seed: int) -> Item:
         stream = torch.Generator().manual_seed(seed)
         image, label = self.subjects[int(torch.randint(len(self.subjects), (), generator=stream))]
-        image, label = moved(image, label, self.config.grid.spacing, self.config.augmentation, stream)
+        draws = (torch.rand(16, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
+        spacing, limits = self.config.grid.spacing, self.config.augmentation
+        image, label = moved(image, label, spacing, limits, draws)
+        if self.config.task != "inpaint":
+            image = reshaded(image, spacing, limits, stream, draws[10:])
         window = random_window(image.shape[1:], self.patch, stream)
         return {"image": image[window], "label": label[window]}
+
+
+def read_subject(config: TrainConfig, image: Path, label: Path | None) -> tuple[Tensor, Tensor]:
+    """Image in 0..1 and label int16 (0 where there is none), ``(1, *grid.size)``, of one subject's files.
+
+    Raises:
+        MedgenError: a file that cannot be read, or see :func:`check_pair`.
+    """
+    from medgen.io.nifti import read_nifti
+
+    spacing, size = config.grid.spacing, config.grid.size
+    volume = read_nifti(image, role="image")
+    grid_image = to_grid(volume, spacing, size, "area")
+    normalised = IntensityWindow.of(grid_image).forward(grid_image)
+    if label is None:
+        return normalised, torch.zeros(grid_image.shape, dtype=torch.int16)
+    ids = read_nifti(label, role="label")
+    check_pair(image, volume, label, ids, config)
+    return normalised, to_grid(ids, spacing, size, "nearest").to(torch.int16)
 
 
 def check_pair(image: Path, volume: Any, label: Path, ids: Any, config: TrainConfig) -> None:
     """Refuse a label on another grid than its image, or with ids that the configuration does not name.
 
+    Args:
+        image: path, for errors.
+        volume: MetaTensor ``(1, X, Y, Z)`` of the image.
+        label: path, for errors.
+        ids: MetaTensor ``(1, X, Y, Z)`` of the label; its corners within ``CORNER_MM`` of the image's.
+        config: of the run.
+
     Raises:
         MedgenError: naming the files and what differs.
     """
+    from medgen.geometry import same_grid
+
     if ids.shape != volume.shape:
         raise MedgenError(f"label '{label}' has shape {tuple(ids.shape)}, its image {tuple(volume.shape)}. Pair them.")
-    if not torch.allclose(ids.affine.double(), volume.affine.double(), rtol=0, atol=1e-2):
+    if not same_grid(volume, ids, CORNER_MM):
         raise MedgenError(
-            f"label '{label}' lies on another grid than its image '{image}': their affines differ. Resample it."
+            f"label '{label}' lies on another grid than its image '{image}': corners differ by more than "
+            f"{CORNER_MM:g} mm. Resample it."
         )
     known = {0, *(i for _, channel in config.label_channels for i in channel)}
     unknown = sorted({int(i) for i in torch.unique(ids).tolist()} - known)
@@ -162,20 +196,27 @@ def random_window(size: Sequence[int], patch: Sequence[int], stream: torch.Gener
 
 
 def moved(
-    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, stream: torch.Generator
+    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, draws: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Random rigid and scaling motion, mirror image and intensity change of a subject ``(1, *spatial)``, 2D or 3D."""
+    """Rigid and scaling motion and mirror image of a subject, 2D or 3D.
+
+    Args:
+        image: ``(1, *spatial)``.
+        label: same shape; ids are not exchanged in a mirror image.
+        spacing: mm per axis.
+        limits: largest changes.
+        draws: ten numbers in -1..1: rotations, scales, shifts (three each), mirror image.
+    """
     dims = image.ndim - 1
-    draws = (torch.rand(16, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
     if limits.rotation_degrees or limits.scale or limits.shift_mm:
         image, label = _resampled(image, label, spacing, limits, draws, dims)
     if limits.flip and (draws[9] + 1) / 2 < limits.flip:
         image, label = image.flip(1), label.flip(1)
-    return reshaded(image, limits, stream, draws[10:]), label
+    return image, label
 
 
 def _resampled(
-    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, draws: list[float], dims: int
+    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, draws: Sequence[float], dims: int
 ) -> tuple[Tensor, Tensor]:
     matrix = torch.eye(dims, dtype=torch.float64)
     for k, (i, j) in enumerate([(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]):
@@ -195,10 +236,20 @@ def _resampled(
     return warped, ids.to(label.dtype)
 
 
-def reshaded(image: Tensor, limits: Augmentation, stream: torch.Generator, draws: Sequence[float]) -> Tensor:
-    """Random gamma, bias field, blur and noise of an image ``(1, *spatial)`` in 0..1."""
+def reshaded(
+    image: Tensor, spacing: Sequence[float], limits: Augmentation, stream: torch.Generator, draws: Sequence[float]
+) -> Tensor:
+    """Random blur, gamma, bias field and noise of an image.
+
+    Args:
+        image: ``(1, *spatial)`` in 0..1, 2D or 3D.
+        spacing: mm per axis.
+        limits: largest changes.
+        stream: of the bias field and the noise.
+        draws: four numbers in -1..1: strengths of blur, gamma, bias and noise.
+    """
     if limits.blur_mm:
-        image = _blurred(image, limits.blur_mm * abs(draws[0]))
+        image = _blurred(image, spacing, limits.blur_mm * abs(draws[0]))
     if limits.gamma:
         image = image.clamp(min=0) ** float(np.exp(limits.gamma * draws[1]))
     if limits.bias:
@@ -212,11 +263,11 @@ def reshaded(image: Tensor, limits: Augmentation, stream: torch.Generator, draws
     return image
 
 
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of ``(1, *spatial)``, ``sigma`` in voxels."""
+def _blurred(image: Tensor, spacing: Sequence[float], sigma_mm: float) -> Tensor:
+    """Gaussian blur of ``(1, *spatial)``, its standard deviation in mm."""
     from scipy.ndimage import gaussian_filter
 
-    return torch.from_numpy(gaussian_filter(image.numpy(), (0, *[sigma] * (image.ndim - 1))))
+    return torch.from_numpy(gaussian_filter(image.numpy(), (0, *(sigma_mm / step for step in spacing))))
 
 
 def random_holes(
@@ -270,8 +321,8 @@ class Items(Dataset[Item]):
         if self.config.task == "inpaint":
             stream = torch.Generator().manual_seed(derive_seed(seed, "shade"))
             draws = (torch.rand(8, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
-            item["image"] = reshaded(item["image"], self.config.augmentation, stream, draws)
             size, spacing = item["image"].shape[1:], self.config.grid.spacing
+            item["image"] = reshaded(item["image"], spacing, self.config.augmentation, stream, draws)
             diameters, most = self.config.hole_diameter_mm, self.config.holes
             hole = random_holes(size, spacing, diameters, most, derive_seed(seed, "hole"))
             item["inpaint_mask"] = hole
@@ -312,7 +363,7 @@ def make_source(config: TrainConfig, limit: int | None = None) -> Source:
         raise MedgenError(
             f"data '{config.data}': no image is left after holding out endings {config.held_out_endings}."
         )
-    return FileSource(config, pairs)
+    return FileSource.read(config, pairs)
 
 
 def make_validation_source(config: TrainConfig, training: Source) -> Source:
@@ -325,7 +376,7 @@ def make_validation_source(config: TrainConfig, training: Source) -> Source:
     if config.data == POPULATION:
         return PopulationSource(dataclasses.replace(config, subjects=1), "validation")
     pairs = [pair for pair in _pairs(config) if is_held_out(pair[0], config.held_out_endings)]
-    return FileSource(config, pairs[:1]) if pairs else training
+    return FileSource.read(config, pairs[:1]) if pairs else training
 
 
 def _pairs(config: TrainConfig) -> list[tuple[Path, Path | None]]:

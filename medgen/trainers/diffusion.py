@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.losses import denoising_loss, lognormal_sigmas
 from medgen.diffusion.randomness import derive_seed, generators, randn
 from medgen.models.codec import Codec
+from medgen.trainers.checkpoint import TrainerState
 from medgen.trainers.config import Optimisation, TrainConfig
 
 KNOWN_WEIGHT = 0.05
@@ -136,7 +137,7 @@ class DiffusionTrainer(SupervisedTrainer):
         """Optimiser steps since the very beginning, earlier runs counted in."""
         return self.start + int(self.state.iteration)
 
-    def state_dict_of_run(self) -> dict[str, Any]:
+    def state_dict_of_run(self) -> TrainerState:
         """All that a continuation needs."""
         return {
             "step": self.steps_done,
@@ -146,7 +147,7 @@ class DiffusionTrainer(SupervisedTrainer):
             "gradient_scaler": self.gradient_scaler.state_dict(),
         }
 
-    def load_state_dict_of_run(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict_of_run(self, state: TrainerState) -> None:
         """Continue from :meth:`state_dict_of_run`."""
         self.network.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
@@ -209,8 +210,29 @@ class DiffusionTrainer(SupervisedTrainer):
         return x0.to(device), told, noise.to(device), sigma, weight.to(device)
 
 
-def hole_weight(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Weight ``(B, 1, *size)`` of each packed voxel in the loss: 1 in the hole and little outside, mean 1 per item."""
+def packed_mask(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Which packed voxels hold a voxel of the hole.
+
+    Args:
+        inpaint_mask: ``(B, 1, *spatial)`` float, 1 in the hole.
+        size: packed voxels per axis, 2D or 3D.
+
+    Returns:
+        ``(B, 1, *size)`` float, 1 where a voxel of the hole is packed.
+    """
     pool = F.adaptive_max_pool2d if len(size) == 2 else F.adaptive_max_pool3d
-    weight = pool(inpaint_mask, list(size)) + KNOWN_WEIGHT
+    return pool(inpaint_mask, list(size))
+
+
+def hole_weight(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Weight of each packed voxel in the loss: mean 1 in each item, in the hole 21 times that outside.
+
+    Args:
+        inpaint_mask: ``(B, 1, *spatial)`` float, 1 in the hole.
+        size: packed voxels per axis, 2D or 3D.
+
+    Returns:
+        ``(B, 1, *size)``: ``1 + KNOWN_WEIGHT`` in the hole and ``KNOWN_WEIGHT`` outside, over their mean.
+    """
+    weight = packed_mask(inpaint_mask, size) + KNOWN_WEIGHT
     return weight / weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))

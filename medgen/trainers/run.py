@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,19 @@ from medgen.models.folder import save_model
 from medgen.models.generative import GenerativeModel
 from medgen.models.specification import ModelSpec, size_multiple
 from medgen.networks.registry import build_network
-from medgen.trainers.checkpoint import CHECKPOINT, load_checkpoint, remove_leftovers, save_checkpoint
-from medgen.trainers.config import FREE_TO_CHANGE, TrainConfig, changed_keys, load_config
-from medgen.trainers.data import POPULATION, BatchesFrom, Item, Items, Source, make_source, make_validation_source
-from medgen.trainers.diffusion import DiffusionTrainer, hole_weight, not_finite, precision_type
+from medgen.trainers.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    Statistics,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+)
+from medgen.trainers.config import FREE_TO_CHANGE, POPULATION, TrainConfig, changed_keys, load_config
+from medgen.trainers.data import BatchesFrom, Item, Items, Source, make_source, make_validation_source
+from medgen.trainers.diffusion import DiffusionTrainer, not_finite, packed_mask, precision_type
 
 CONFIG = "config.yaml"
-STATISTICS = ("channel_mean", "channel_std", "label_intensities")
 STATISTICS_ITEMS = 24
 SMALLEST_DEVIATION = 0.01
 FAST_PEOPLE = 4
@@ -58,7 +64,7 @@ def train(
         overrides: ``key=value``, see :func:`~medgen.trainers.config.load_config`.
         resume: continue from the checkpoint in ``output_dir``; a run killed before its first starts again.
         fast_dev_run: two steps, one picture, the saved model: a check of everything before a long run.
-        overwrite: replace what is in ``output_dir``.
+        overwrite: replace the run in ``output_dir``, once the new configuration and data have been found good.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         progress: show a progress bar on a terminal.
 
@@ -77,15 +83,31 @@ def train(
     if fast_dev_run:
         settings = dataclasses.replace(settings, steps=2, validate_every=2, checkpoint_every=2, subjects=1)
     _check_settings(settings, where)
-    _prepare_folder(folder, resume, overwrite)
+    _check_folder(folder, resume, overwrite)
     state = load_checkpoint(folder) if resume and (folder / CHECKPOINT).exists() else None
     if state is not None:
         _check_same(state["config"], settings)
     source = make_source(settings, FAST_PEOPLE if fast_dev_run else None)
-    _write_config(settings, folder)
-    run = _Run(settings, folder, source, where, state)
-    run.go(progress)
-    return run.save()
+    with _threads(state["threads"] if state is not None else None):
+        run = _prepare_run(settings, folder, source, where, state)
+        _clear_folder(folder, resume)
+        _write_config(settings, folder)
+        run.go(progress)
+        return run.save()
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Within the block torch works with ``count`` threads; None changes nothing."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_settings(config: TrainConfig, device: torch.device) -> None:
@@ -103,37 +125,58 @@ def _write_config(config: TrainConfig, folder: Path) -> None:
         temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=True), encoding="utf-8")
 
 
+def _prepare_run(
+    config: TrainConfig, folder: Path, source: Source, device: torch.device, state: Checkpoint | None
+) -> _Run:
+    """Put the parts of a run together: measured anew, or continued from a checkpoint; nothing is written."""
+    validation = make_validation_source(config, source)
+    spec = make_spec(config, source.people, **(measure(config, source) if state is None else _statistics(state)))
+    network = initial_network(spec, config.seed).to(device)
+    start = state["step"] if state is not None else 0
+    loader: DataLoader[Any] = DataLoader(
+        Items(source, config),
+        batch_sampler=BatchesFrom(start, config.steps, config.batch_size),
+        num_workers=config.num_workers,
+        worker_init_fn=_ignore_interrupt,
+        pin_memory=device.type == "cuda",
+        persistent_workers=False,
+    )
+    denoiser = Preconditioned(network, config.prediction_type, spec.sigma_data)
+    trainer = DiffusionTrainer(config, Codec(spec), denoiser, loader, device, start)
+    if state is not None:
+        trainer.load_state_dict_of_run(state)
+    return _Run(folder, spec, trainer, validation, device)
+
+
+def _statistics(content: Mapping[str, Any]) -> Statistics:
+    """The measured part of a checkpoint, or of the fields of a specification."""
+    return Statistics(
+        channel_mean=content["channel_mean"],
+        channel_std=content["channel_std"],
+        label_intensities=content["label_intensities"],
+    )
+
+
 class _Run:
-    """The parts of one run, put together."""
+    """One run, ready to go.
+
+    Args:
+        folder: of what it writes.
+        spec: of the model that results.
+        trainer: at its first step or at that of a checkpoint.
+        validation: of the pictures.
+        device: where to train.
+    """
 
     def __init__(
-        self, config: TrainConfig, folder: Path, source: Source, device: torch.device, state: dict[str, Any] | None
+        self, folder: Path, spec: ModelSpec, trainer: DiffusionTrainer, validation: Source, device: torch.device
     ) -> None:
-        self.config = config
         self.folder = folder
-        self.validation = make_validation_source(config, source)
+        self.spec = spec
+        self.trainer = trainer
+        self.validation = validation
         self.device = device
-        if state is None:
-            statistics = measure(config, source)
-        else:
-            statistics = {key: state[key] for key in STATISTICS}
-            torch.set_num_threads(state["threads"])
-        self.spec = make_spec(config, source.people, **statistics)
-        network = initial_network(self.spec, config.seed).to(device)
-        start = int(state["step"]) if state is not None else 0
-        batches = BatchesFrom(start, config.steps, config.batch_size)
-        loader: DataLoader[Any] = DataLoader(
-            Items(source, config),
-            batch_sampler=batches,
-            num_workers=config.num_workers,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=device.type == "cuda",
-            persistent_workers=False,
-        )
-        denoiser = Preconditioned(network, config.prediction_type, self.spec.sigma_data)
-        self.trainer = DiffusionTrainer(config, Codec(self.spec), denoiser, loader, device, start)
-        if state is not None:
-            self.trainer.load_state_dict_of_run(state)
+        self.config = trainer.config
 
     def go(self, progress: bool) -> None:
         """Train to the last step."""
@@ -176,9 +219,10 @@ class _Run:
         """
         if not all(bool(torch.isfinite(p).all()) for p in self.trainer.network.parameters()):
             raise not_finite(self.trainer.steps_done, "weights", "not finite")
-        content = self.trainer.state_dict_of_run() | {
+        content: Checkpoint = {
+            **self.trainer.state_dict_of_run(),
+            **_statistics(vars(self.spec)),
             "config": self.config.to_dict(),
-            **{key: getattr(self.spec, key) for key in STATISTICS},
             "threads": torch.get_num_threads(),
         }
         save_checkpoint(self.folder, content)
@@ -188,7 +232,11 @@ class _Run:
         return GenerativeModel(self.spec, self.trainer.ema.network, self.device)
 
     def picture(self, step: int) -> None:
-        """Validation picture: conditioning, sample and truth of a fixed item of a subject not trained on."""
+        """Validation picture: conditioning, sample and truth of a fixed item.
+
+        Its subject is not trained on, unless the data are files of which nobody is held out: then it is one of those
+        trained on.
+        """
         from medgen.trainers.pictures import validation_picture
 
         item = Items(self.validation, self.config, "validation")[0]
@@ -203,9 +251,9 @@ class _Run:
 
 
 def initial_network(spec: ModelSpec, seed: int) -> torch.nn.Module:
-    """The untrained network, its weights a function of the seed alone; the global generator stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "weights"))
+    """The untrained network, its weights a function of the seed alone; the global generators stay as they are."""
+    with torch.random.fork_rng(devices=[]):  # torch.manual_seed would seed the GPUs too, which are not put back
+        torch.default_generator.manual_seed(derive_seed(seed, "weights"))
         return build_network(spec.network, spec.name)
 
 
@@ -246,7 +294,9 @@ def make_spec(
             "label_channels",
             "label_dropout",
             "label_encoding",
+            "label_distance_mm",
             "reference",
+            "correlation_mm",
             "intensity",
             "modality",
             "body_part",
@@ -301,8 +351,14 @@ def complete_network(config: TrainConfig) -> dict[str, Any]:
     return {**config.net, **channels}
 
 
-def measure(config: TrainConfig, source: Source) -> dict[str, Any]:
-    """The ``STATISTICS`` of a fixed draw of items: of the image within each label, then of each diffused channel."""
+def measure(config: TrainConfig, source: Source) -> Statistics:
+    """Statistics of a fixed draw of items: of the image within each label, then of each diffused channel.
+
+    For task ``inpaint`` of the packed voxels that hold a voxel of a hole.
+
+    Raises:
+        MedgenError: none of the holes drawn holds the centre of a voxel.
+    """
     items = Items(source, config, "statistics")
     drawn = [items[index] for index in range(STATISTICS_ITEMS)]
     intensities = measure_labels(config, source, drawn) if config.reference == "label_means" else ()
@@ -318,12 +374,17 @@ def measure(config: TrainConfig, source: Source) -> dict[str, Any]:
         raw = codec.raw(batch["image"], given, batch["label"])[0].double()
         counted = torch.ones(raw.shape[1:], dtype=torch.bool)
         if config.task == "inpaint":
-            counted = hole_weight(batch["inpaint_mask"], raw.shape[1:])[0, 0] > 1
+            counted = packed_mask(batch["inpaint_mask"], raw.shape[1:])[0, 0] > 0
         values = raw[:, counted]
         total, square, voxels = total + values.sum(1), square + values.square().sum(1), voxels + values.shape[1]
+    if not voxels:
+        raise MedgenError(
+            f"field 'hole_diameter_mm': no voxel lies in any of the first {STATISTICS_ITEMS} holes. Got "
+            f"{list(config.hole_diameter_mm)} on a grid of {list(config.grid.spacing)} mm. Set larger holes."
+        )
     mean = total / voxels
     std = (square / voxels - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)
-    return {"channel_mean": mean.tolist(), "channel_std": std.tolist(), "label_intensities": intensities}
+    return Statistics(channel_mean=mean.tolist(), channel_std=std.tolist(), label_intensities=intensities)
 
 
 def measure_labels(config: TrainConfig, source: Source, drawn: Sequence[Item]) -> tuple[tuple[float, float], ...]:
@@ -345,14 +406,18 @@ def measure_labels(config: TrainConfig, source: Source, drawn: Sequence[Item]) -
     return tuple(zip(mean.tolist(), deviation.tolist(), strict=True))
 
 
-def _prepare_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a run, or clear what a run before left in it (nothing else is touched)."""
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that cannot take the run; nothing is touched."""
     if folder.exists() and not folder.is_dir():
         raise MedgenError(f"output '{folder}' is a file. Give a folder.")
     if resume and not folder.is_dir():
         raise MedgenError(f"nothing to resume: there is no '{folder}'. Leave --resume out.")
     if folder.is_dir() and any(folder.iterdir()) and not resume and not overwrite:
         raise MedgenError(f"output '{folder}' is not empty. Add --resume to continue it, --overwrite to replace it.")
+
+
+def _clear_folder(folder: Path, resume: bool) -> None:
+    """Clear what a killed run was writing and, unless it goes on, what a run before left (nothing else is touched)."""
     remove_leftovers(folder)
     if not resume:
         for name in (CHECKPOINT, CONFIG):
