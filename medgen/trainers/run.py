@@ -140,6 +140,7 @@ def _prepare_run(
         worker_init_fn=_ignore_interrupt,
         pin_memory=device.type == "cuda",
         persistent_workers=False,
+        generator=torch.Generator(),  # else the loader draws from the global one; no item depends on it
     )
     denoiser = Preconditioned(network, config.prediction_type, spec.sigma_data)
     trainer = DiffusionTrainer(config, Codec(spec), denoiser, loader, device, start)

@@ -8,9 +8,12 @@ import pytest
 
 from medgen.checks import MedgenError
 from medgen.io.configs import shipped_configs
+from medgen.models.specification import ModelSpec
 from medgen.trainers.config import FREE_TO_CHANGE, changed_keys, load_config
 
 Write = Callable[..., Path]
+INPAINT: dict[str, Any] = {"task": "inpaint", "label_dropout": 0.0, "hole_diameter_mm": [4.0, 8.0]}
+COLIN: dict[str, Any] = {"data": "colin27", "augmentation": {}}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,19 @@ Write = Callable[..., Path]
         ({"patch_size": [16, 16]}, "must have 3 entries"),
         ({"noise_levels": {"at_maximum": 0.5}}, "conditional tasks"),
         ({"sampling": {"sampler": "eulr"}}, "sampling"),
+        ({"patch_size": [16, 32, 16]}, "'patch_size' must be at most [16, 16, 16]"),
+        ({**INPAINT, "hole_diameter_mm": [8.0, 4.0]}, "must be [smallest, largest]"),
+        ({**INPAINT, "hole_diameter_mm": [4.0, 14.0]}, "below 13.91 mm"),
+        ({**INPAINT, "patch_size": [16, 8, 16]}, "below 6.957 mm"),
+        ({**COLIN, "population": {"flipp": 0.5}}, "'population.flipp' is unknown. Did you mean 'flip'?"),
+        ({**COLIN, "population": {"flip": 2}}, "'population.flip' must be"),
+        ({**COLIN, "population": {"spacing": [2.0, 1.0, 1.0]}}, "'population.spacing' must be that of the grid"),
+        ({**COLIN, "population": {"size": [12, 16, 16]}}, "'grid.size' must be at most [12, 16, 16]"),
+        ({**COLIN, "augmentation": {"gamma": 0.1}}, "leave out gamma for task 'joint'"),
+        ({**COLIN, **INPAINT, "augmentation": {"gamma": 0.1, "flip": 0.5}}, "leave out flip for task 'inpaint'"),
+        ({"label_channels": [["ball_left", [1]]], "augmentation": {"flip": 0.5}}, "does not exchange sides"),
+        ({"correlation_mm": 0}, "correlation_mm"),
+        ({"label_distance_mm": -1.0}, "label_distance_mm"),
     ],
 )
 def test_a_bad_entry_is_named_with_the_nearest_valid_one(
@@ -59,7 +75,7 @@ def test_an_override_makes_an_object_that_was_not_there(write_config: Write) -> 
         ("steps", "must read key=value"),
         ("=3", "must read key=value"),
         ("stepz=3", "Did you mean 'steps'?"),
-        ("net#chanels=[8]", ""),
+        ("net#chanels=[8]", "chanels"),
         ("grid#size#7=3", "no entry '7'"),
         ("name#x=3", "holds no keys"),
         ("steps=[", "no valid YAML"),
@@ -90,6 +106,33 @@ def test_the_hash_ignores_only_what_cannot_change_the_weights(write_config: Writ
     assert base.sha256() == free.sha256()
     assert set(changed_keys(base.to_dict(), free.to_dict())) == set(FREE_TO_CHANGE)
     assert base.sha256() != load_config(write_config(seed=4)).sha256()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**COLIN, **INPAINT, "augmentation": {"gamma": 0.1, "blur_mm": 1.0}},
+        {**COLIN, "population": {"size": [32, 32, 32]}, "patch_size": [32, 16, 16]},
+        {"label_channels": [["lefty", [1]]], "augmentation": {"flip": 0.5}},
+        {"hole_diameter_mm": [50.0, 60.0]},  # no holes in this task
+    ],
+)
+def test_what_goes_together_is_accepted(write_config: Write, changes: dict[str, Any]) -> None:
+    load_config(write_config(**changes))
+
+
+def test_lengths_of_the_encoding_reach_the_model(write_config: Write) -> None:
+    from medgen.trainers.run import make_spec
+
+    config = load_config(write_config(correlation_mm=9.0, label_distance_mm=2.5))
+    spec = make_spec(config, 1)
+    assert (spec.correlation_mm, spec.label_distance_mm) == (9.0, 2.5)
+    plain = make_spec(load_config(write_config()), 1)
+    assert plain.to_dict() | {"training": None} == spec.to_dict() | {
+        "training": None,
+        "correlation_mm": ModelSpec.correlation_mm,
+        "label_distance_mm": ModelSpec.label_distance_mm,
+    }, "the defaults are those of ModelSpec"
 
 
 @pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)

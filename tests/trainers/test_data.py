@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -12,16 +13,20 @@ import torch
 from torch.utils.data import DataLoader
 
 from medgen.checks import MedgenError
-from medgen.trainers.config import load_config
+from medgen.trainers import data
+from medgen.trainers.config import LONGEST_AXIS, Augmentation, TrainConfig, load_config
 from medgen.trainers.data import (
     BatchesFrom,
     FileSource,
     Items,
+    PopulationSource,
     find_pairs,
     is_held_out,
     make_source,
+    make_validation_source,
     random_holes,
     random_window,
+    reshaded,
     to_grid,
 )
 from tests.trainers.conftest import person, write_volume
@@ -158,7 +163,13 @@ def _only_one(write_config: Write) -> Path:
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [("shape", "has shape"), ("affine", "another grid"), ("ids", r"ids \[7\]"), ("inf", "p_001")],
+    [
+        ("shape", "has shape"),
+        ("affine", "another grid"),
+        ("turn", "another grid"),
+        ("ids", r"ids \[7\]"),
+        ("inf", "p_001"),
+    ],
 )
 def test_a_label_that_does_not_fit_its_image_is_refused(write_config: Write, change: str, text: str) -> None:
     folder = _only_one(write_config)
@@ -167,6 +178,10 @@ def test_a_label_that_does_not_fit_its_image_is_refused(write_config: Write, cha
         write_volume(folder / "labels" / "p_001.nii.gz", label[1:])
     elif change == "affine":
         write_volume(folder / "labels" / "p_001.nii.gz", label, np.diag([-1.0, 1, 1, 1]))
+    elif change == "turn":  # each entry of the matrix within 0.01, the far corners 0.15 mm apart
+        turned = np.eye(4)
+        turned[0, 1], turned[1, 0] = -0.009, 0.009
+        write_volume(folder / "labels" / "p_001.nii.gz", label, turned)
     elif change == "ids":
         write_volume(folder / "labels" / "p_001.nii.gz", label * np.uint8(7))
     else:
@@ -174,6 +189,14 @@ def test_a_label_that_does_not_fit_its_image_is_refused(write_config: Write, cha
         write_volume(folder / "images" / "p_001.nii.gz", image)
     with pytest.raises(MedgenError, match=text):
         make_source(load_config(write_config(data=str(folder), held_out_endings=[])))
+
+
+def test_a_header_rounded_in_the_last_digits_is_the_same_grid(write_config: Write) -> None:
+    folder = _only_one(write_config)
+    shifted = np.eye(4)
+    shifted[0, 3] = 0.05
+    write_volume(folder / "labels" / "p_001.nii.gz", person(1)[1], shifted)
+    make_source(load_config(write_config(data=str(folder), held_out_endings=[])))
 
 
 def test_two_axes_and_files_are_refused(write_config: Write) -> None:
@@ -236,10 +259,81 @@ def test_any_size_comes_onto_the_grid(have: int) -> None:
     assert grey.shape == ids.shape == (1, 16, 16, 16)
     assert grey.min() >= 1, "what lies beyond is mirrored"
     assert (ids == 0).any() == (have < 16), "beyond the label is background"
-    inner = slice((16 - have) // 2, (16 - have) // 2 + have) if have <= 16 else slice(None)
-    start = max(0, (have - 16) // 2 + (have - 16) % 2)
-    cut = values[:, *[slice(start, start + 16)] * 3] if have > 16 else values
-    assert torch.equal(ids[:, inner, inner, inner], cut) or have > 16
+    margin = max(0, 16 - have) // 2  # the rest of an odd difference goes behind
+    spot = (0, *[slice(margin, margin + min(have, 16))] * 3)
+    starts = {(have - 16) // 2, (have - 15) // 2} if have > 16 else {0}
+    cuts = [values[(0, *[slice(start, start + 16)] * 3)] for start in starts]
+    assert any(torch.equal(ids[spot], cut) for cut in cuts), "nothing moves by more than half a voxel"
+    torch.testing.assert_close(grey[spot], ids[spot], rtol=1e-5, atol=0)
+
+
+def test_validation_shows_other_people_than_training(write_config: Write) -> None:
+    config = load_config(write_config())
+    training = make_source(config)
+    validation = make_validation_source(config, training)
+    assert isinstance(training, FileSource)
+    assert isinstance(validation, FileSource)
+    (shown, _), *others = validation.subjects
+    assert not others
+    assert not any(torch.equal(shown, image) for image, _ in training.subjects)
+    of_person_1 = _with(config, held_out_endings=tuple(i for i in range(10) if i != 1))
+    assert any(torch.equal(shown, image) for image, _ in make_source(of_person_1).subjects)  # type: ignore[attr-defined]
+    everyone = _with(config, held_out_endings=())
+    assert make_validation_source(everyone, training) is training, "where nobody is held out"
+
+
+def test_validation_shows_another_subject_of_the_population(write_config: Write) -> None:
+    config = load_config(write_config(data="colin27", augmentation={}, label_channels="tissues", subjects=2))
+    training = make_source(config)
+    validation = make_validation_source(config, training)
+    assert isinstance(training, PopulationSource)
+    assert isinstance(validation, PopulationSource)
+    image = validation.subject(0)[0]
+    assert not any(torch.equal(image, training.subject(index)[0]) for index in range(2))
+
+
+def _with(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_blur_is_in_mm(dims: int) -> None:
+    """The impulse response has the variance asked for along each axis, whatever the spacing."""
+    spacing, limits = (1.0, 2.0, 0.5)[:dims], Augmentation(blur_mm=4.0)
+    image = torch.zeros(1, *[49] * dims)
+    image[(0, *[24] * dims)] = 1.0
+    response = reshaded(image, spacing, limits, torch.Generator(), [-0.5, 0.0, 0.0, 0.0])[0].double()
+    for axis, step in enumerate(spacing):
+        profile = response.sum([other for other in range(dims) if other != axis])
+        place = (torch.arange(49, dtype=torch.float64) - 24) * step
+        assert float((profile * place.square()).sum()) == pytest.approx(2.0**2, rel=0.02)
+
+
+@pytest.mark.parametrize("task", ["joint", "inpaint"])
+def test_an_item_from_files_is_shaded_once(write_config: Write, task: str) -> None:
+    config = load_config(
+        write_config(
+            task=task,
+            label_dropout=0.5 if task == "joint" else 0.0,
+            hole_diameter_mm=[4.0, 8.0],
+            augmentation={"noise": 0.1, "blur_mm": 1.0},
+        )
+    )
+    items = Items(make_source(config), config)
+    with pytest.MonkeyPatch.context() as patch:
+        calls: list[int] = []
+        patch.setattr(data, "reshaded", lambda image, *_: calls.append(1) or image)
+        items[0]
+    assert calls == [1]
+
+
+def test_the_largest_hole_is_as_long_as_the_configuration_assumes() -> None:
+    """Along one axis, over many draws: close to LONGEST_AXIS diameters, never above."""
+    longest = 0.0
+    for seed in range(200):
+        hole = random_holes((200, 200), (0.5, 0.5), (20.0, 20.0), 1, seed)
+        longest = max(longest, float(hole.amax(2).sum()) * 0.5)
+    assert 0.97 * LONGEST_AXIS * 20 < longest <= LONGEST_AXIS * 20 + 0.5
 
 
 def test_windows_reach_every_place() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,23 @@ import pytest
 import torch
 
 from medgen.checks import MedgenError
+from medgen.diffusion.randomness import derive_seed
 from medgen.models import load_model, read_model
+from medgen.networks.registry import build_network
+from medgen.trainers import run as trainers_run
 from medgen.trainers import train
-from medgen.trainers.checkpoint import load_checkpoint
+from medgen.trainers.checkpoint import Checkpoint, load_checkpoint
 from medgen.trainers.config import Optimisation, TrainConfig, load_config
-from medgen.trainers.data import Item
-from medgen.trainers.diffusion import DiffusionTrainer, Ema, channel_weight, learning_rate
+from medgen.trainers.data import Item, Items, make_source
+from medgen.trainers.diffusion import (
+    KNOWN_WEIGHT,
+    DiffusionTrainer,
+    Ema,
+    channel_weight,
+    hole_weight,
+    learning_rate,
+)
+from medgen.trainers.run import initial_network, make_spec, measure, measure_labels
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -88,11 +100,11 @@ def test_the_global_generator_changes_nothing(uninterrupted: Path, write_config:
     torch.manual_seed(99)
     before = torch.get_rng_state()
     run(write_config(), tmp_path / "run", "steps=1")
+    assert torch.equal(torch.get_rng_state(), before), "the run draws nothing from it"
     first = load_checkpoint(tmp_path / "run")["network"]
     torch.manual_seed(7)
     run(write_config(), tmp_path / "again", "steps=1")
     assert same_state(first, load_checkpoint(tmp_path / "again")["network"])
-    assert before is not None
 
 
 def test_another_seed_is_another_model(uninterrupted: Path, write_config: Write, tmp_path: Path) -> None:
@@ -111,12 +123,28 @@ def test_fast_dev_run_goes_through_everything(write_config: Write, tmp_path: Pat
     ("task", "changes"),
     [
         ("label_to_image", {"noise_levels": {"at_maximum": 0.5}, "label_dropout": 0.0}),
+        ("label_to_image", {"reference": "label_means", "label_dropout": 0.0}),
         ("inpaint", {"label_channels": [], "label_dropout": 0.0, "hole_diameter_mm": [4.0, 8.0]}),
+        (
+            "inpaint",
+            {
+                "label_channels": [],
+                "label_dropout": 0.0,
+                "hole_diameter_mm": [4.0, 8.0],
+                "reference": "continuation",
+                "noise_levels": {"at_maximum": 0.5},
+            },
+        ),
     ],
 )
 def test_the_other_tasks(write_config: Write, tmp_path: Path, task: str, changes: dict[str, Any]) -> None:
     model = run(write_config(task=task, **changes), tmp_path / "run", fast_dev_run=True)
-    assert read_model(model)[0].task == task
+    spec, state = read_model(model)
+    assert (spec.task, spec.reference) == (task, changes.get("reference", "none"))
+    assert len(spec.label_intensities) == (2 if spec.reference == "label_means" else 0)
+    assert all(bool(torch.isfinite(value).all()) for value in state.values())
+    untrained = initial_network(spec, 3).state_dict()
+    assert not same_state(state, untrained), "two steps change the weights"
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "flow", "v_prediction", "sample"])
@@ -149,8 +177,7 @@ def test_two_dimensions() -> None:
 
     from medgen.diffusion.denoiser import Preconditioned
     from medgen.models.codec import Codec
-    from medgen.trainers.data import BatchesFrom, Items
-    from medgen.trainers.run import initial_network, make_spec, measure
+    from medgen.trainers.data import BatchesFrom
 
     config = TrainConfig(**{**CONTENT, "grid": {"spacing": [1.0, 1.0], "size": [16, 16]}, "steps": 12})
     spec = make_spec(config, 1, **measure(config, Slices()))
@@ -207,6 +234,24 @@ def test_an_existing_run_is_not_overwritten(uninterrupted: Path, write_config: W
         run(write_config(), tmp_path / "file")
 
 
+@pytest.mark.parametrize("fault", ["no data", "no statistics"])
+def test_overwriting_keeps_the_old_run_until_the_new_one_is_ready(
+    uninterrupted: Path, write_config: Write, tmp_path: Path, fault: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "pictures").mkdir(exist_ok=True)
+    (folder / "pictures" / "step_0000001.png").write_bytes(b"old")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.MonkeyPatch.context() as patch:
+        if fault == "no statistics":
+            patch.setattr(trainers_run, "measure", lambda *_: (_ for _ in ()).throw(MedgenError("does not exist")))
+        changes = {"data": "nowhere"} if fault == "no data" else {}
+        with pytest.raises(MedgenError, match="does not exist"):
+            run(write_config(**changes), folder, "seed=9", overwrite=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 # Going on
 
 
@@ -251,6 +296,33 @@ def test_a_lower_learning_rate_may_go_on(write_config: Write, tmp_path: Path) ->
     run(write_config(), tmp_path / "run", "steps=1")
     with pytest.warns(UserWarning, match="not that of one uninterrupted run"):
         run(write_config(), tmp_path / "run", "steps=1", "optimisation#learning_rate=1e-4", resume=True)
+
+
+def test_a_checkpoint_holds_what_is_asked_of_it(uninterrupted: Path) -> None:
+    assert load_checkpoint(uninterrupted).keys() == Checkpoint.__required_keys__
+
+
+@pytest.mark.parametrize("lacking", ["gradient_scaler", "label_intensities", "threads"])
+def test_a_checkpoint_that_lacks_a_part_is_refused(uninterrupted: Path, tmp_path: Path, lacking: str) -> None:
+    content = dict(load_checkpoint(uninterrupted))
+    del content[lacking]
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(MedgenError, match=f"it lacks {lacking}"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_threads_of_a_checkpoint_hold_for_the_run_only(
+    uninterrupted: Path, write_config: Write, tmp_path: Path
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before = torch.get_num_threads()
+    torch.save(dict(load_checkpoint(uninterrupted)) | {"threads": before + 1}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[int] = []
+        patch.setattr(trainers_run._Run, "go", lambda *_: seen.append(torch.get_num_threads()))
+        run(write_config(), tmp_path / "run", resume=True)
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", None])
@@ -347,6 +419,78 @@ def test_channel_balance_weighs_coarse_structure_up() -> None:
     weight = channel_weight([0.6, 0.1, 0.2], 1.0, 3)
     assert weight.shape == (1, 3, 1, 1, 1)
     assert weight.flatten().tolist() == pytest.approx([2.0, 1 / 3, 2 / 3])
+
+
+def test_hole_weight_has_mean_one_and_favours_the_hole() -> None:
+    mask = torch.zeros(2, 1, 8, 8, 8)
+    mask[0, 0, :4, :4, :4] = 1  # 8 of 64 packed voxels
+    mask[1, 0, 7, 7, 7] = 1  # one voxel is enough for its packed voxel
+    weight = hole_weight(mask, (4, 4, 4))
+    assert weight.shape == (2, 1, 4, 4, 4)
+    assert weight.flatten(1).mean(1).tolist() == pytest.approx([1.0, 1.0])
+    for item, count in zip(weight, (8, 1), strict=True):
+        high, low = float(item.max()), float(item.min())
+        assert int((item == high).sum()) == count
+        assert high / low == pytest.approx((1 + KNOWN_WEIGHT) / KNOWN_WEIGHT)
+    assert float(weight[1, 0, 3, 3, 3]) == float(weight[1].max())
+    assert hole_weight(torch.ones(1, 1, 4, 4), (2, 2)).unique().tolist() == [1.0], "2D, all hole"
+
+
+def test_initial_weights_are_a_function_of_the_seed_alone(write_config: Write) -> None:
+    spec = make_spec(load_config(write_config()), 1)
+    torch.manual_seed(derive_seed(3, "weights"))  # what the seed means
+    expected = build_network(spec.network, spec.name).state_dict()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "manual_seed", None)  # it would seed the GPUs too
+        assert same_state(initial_network(spec, 3).state_dict(), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# What is measured before the first step
+
+
+class Blocks:
+    """Halves of an 8 x 8 x 8 volume: background of 0.2 and label 1 of 0.8, give or take 0.1; no label 2."""
+
+    people = 1
+
+    def item(self, seed: int) -> Item:
+        label = torch.zeros(1, 8, 8, 8, dtype=torch.int16)
+        label[:, 4:] = 1
+        sign = 1 - 2 * (torch.arange(8) % 2)  # alternates along the last axis
+        return {"image": 0.2 + 0.6 * label + 0.1 * sign, "label": label}
+
+
+def test_label_means_and_deviations_are_those_of_the_data(write_config: Write) -> None:
+    channels = [["ball", [1]], ["absent", [2]]]
+    settings = {"task": "label_to_image", "label_dropout": 0.0, "reference": "label_means"}
+    config = load_config(write_config(label_channels=channels, **settings))
+    source = Blocks()
+    drawn = [source.item(seed) for seed in range(2)]
+    background, ball, absent = measure_labels(config, source, drawn)
+    # painted means are smoothed by (1, 2, 1) / 4: one of the four layers of each half is 0.6 / 4 off
+    deviation = math.sqrt(0.1**2 + (0.6 / 4) ** 2 / 4)
+    assert background == pytest.approx((0.2, deviation), abs=1e-5)
+    assert ball == pytest.approx((0.8, deviation), abs=1e-5)
+    assert absent == pytest.approx((0.8, 0.1), rel=0.01), "the figures of all labels together"
+
+
+def test_holes_between_the_voxels_are_refused(write_config: Write) -> None:
+    settings = {"task": "inpaint", "label_channels": [], "label_dropout": 0.0}
+    config = load_config(write_config(hole_diameter_mm=[0.01, 0.01], **settings))
+    with pytest.raises(MedgenError, match="no voxel lies in any of the first 24 holes"):
+        measure(config, make_source(config))
+
+
+def test_a_patch_that_is_all_hole_is_counted(write_config: Write) -> None:
+    settings = {"task": "inpaint", "label_channels": [], "label_dropout": 0.0}
+    config = load_config(write_config(hole_diameter_mm=[4.0, 8.0], **settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Items, "__getitem__", lambda *_: {"image": image, "inpaint_mask": torch.ones_like(image)} | blank)
+        image, blank = torch.linspace(0, 1, 512).reshape(1, 8, 8, 8), {"label": torch.zeros(1, 8, 8, 8)}
+        assert measure(config, Blocks())["channel_mean"][0] == pytest.approx(0.5 * math.sqrt(8), rel=1e-4)
 
 
 # Killing
