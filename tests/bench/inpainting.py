@@ -4,7 +4,8 @@
 
 Scans: T1 of the two open_ms cross-sectional patients, and the MNI152 template (nilearn) with the hole's mirror image
 blanked too, since the template is symmetric. Every method sees the same holes. Baselines do not depend on the model
-and are kept in OUT. Errors are in percent of the scan's 0.5th-99.5th percentile range inside the brain.
+and are kept in OUT; ``continuation`` is what the model starts from. Errors are in percent of the scan's 0.5th-99.5th
+percentile range inside the brain.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medgen.continuation import kriged
+from medgen.geometry import spacing_of
 from medgen.metrics.frechet import bootstrap_interval
 from medgen.models import load_model
 from medgen.restoration.inpaint import inpaint
 
 Array = NDArray[np.float64]
-METHODS = ("local mean", "biharmonic", "regression", "mean of samples", "one sample")
+METHODS = ("local mean", "biharmonic", "continuation", "regression", "mean of samples", "one sample")
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ def run(model_name: str | None, out: Path, data: Path, holes: int, samples: int)
             "biharmonic": errors(case, kept(out / "biharmonic" / f"{case.name}.npy", case, biharmonic)),
         }
         if model is not None:
+            spacing = spacing_of(case.affine).tolist()
+            row["continuation"] = errors(case, kriged(case.scan, case.blank, spacing, model.spec.correlation_mm))
             affine = torch.from_numpy(case.affine)
             volume = MetaTensor(torch.from_numpy(case.scan[None]).float(), affine=affine)
             blank = MetaTensor(torch.from_numpy(case.blank[None].astype(np.float32)), affine=affine)
