@@ -11,11 +11,19 @@ from medgen.checks import MedgenError
 
 @dataclass(frozen=True)
 class IntensityWindow:
-    """An affine map of a scan's intensities to the model's 0..1.
+    """An affine map of a scan's intensities, in any unit, to the model's 0..1, which has none.
 
     Attributes:
-        low: intensity that becomes 0.
-        high: intensity that becomes 1.
+        low: intensity that becomes 0, in the scan's unit.
+        high: intensity that becomes 1, in the scan's unit, above ``low``.
+
+    Example:
+        >>> import torch
+        >>> window = IntensityWindow(-1000.0, 1000.0)
+        >>> window.forward(torch.tensor([-2000.0, -1000.0, 500.0, 5000.0])).tolist()
+        [0.0, 0.0, 0.75, 1.5]
+        >>> window.inverse(torch.tensor([0.0, 0.75])).tolist()
+        [-1000.0, 500.0]
     """
 
     low: float
@@ -23,10 +31,10 @@ class IntensityWindow:
 
     @classmethod
     def of(cls, values: Tensor) -> IntensityWindow:
-        """From known intensities: 0.5th percentile, and 99.5th of those above it.
+        """From known intensities: 0.5th percentile, and 99.5th of those above it; of a constant image, one unit.
 
         Args:
-            values: known intensities, any shape.
+            values: known intensities, any shape and unit, finite.
 
         Raises:
             MedgenError: there is none.
@@ -40,9 +48,9 @@ class IntensityWindow:
         return cls(float(low), float(high))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scan intensities to model intensities, clamped to 0..1.5."""
+        """Scan intensities to model intensities: any shape, float32, clamped to 0..1.5."""
         return ((x - self.low) / (self.high - self.low)).clamp(0, 1.5).float()
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Model intensities to scan intensities."""
+        """Model intensities to scan intensities: any shape, the dtype of ``x``."""
         return x * (self.high - self.low) + self.low

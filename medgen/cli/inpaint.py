@@ -33,7 +33,10 @@ def inpaint(
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Fill a hole in a scan. Every voxel outside INPAINT_MASK keeps its stored value, bit for bit."""
+    """Fill a hole in a scan. Every voxel outside INPAINT_MASK keeps its stored value, bit for bit.
+
+    A JSON file beside the output says that and how it was made.
+    """
     files = [file for file in (input_, image, inpaint_mask) if file is not None]
     if len(files) != 2:
         raise typer.BadParameter("give the scan and the inpaint mask: medgen inpaint IMAGE INPAINT_MASK -o OUT")
@@ -42,7 +45,7 @@ def inpaint(
     with progress_bar("filling") as progress:
         report = inpaint_file(
             files[0], files[1], output,
-            model=model, mode=mode, samples=samples, seed=seed, overwrite=overwrite, device=device,
+            model=model, mode=mode, samples=samples, seed=seed, picture=picture, overwrite=overwrite, device=device,
             callback=lambda sample, step: progress(sample, samples),
         )  # fmt: skip
     typer.echo(f"regenerated {100 * report.fraction:.2f}% of the volume: {output}")
@@ -50,14 +53,6 @@ def inpaint(
         warn("more than half of the volume was regenerated: little of the scan is left to go by.")
     if report.clipped:
         warn(f"{report.clipped} new values were clipped to what the scan's stored type can hold.")
+    typer.echo(f"record: {report.record}")
     if picture is not None:
-        _draw(files[0], files[1], output, picture)
         typer.echo(f"picture: {picture}")
-
-
-def _draw(image: Path, inpaint_mask: Path, filled: Path, picture: Path) -> None:
-    from medgen.cohort.contact_sheet import inpaint_sheet
-    from medgen.io.nifti import read_nifti
-
-    mask = read_nifti(inpaint_mask, role="inpaint_mask")
-    inpaint_sheet(read_nifti(image), mask, read_nifti(filled), picture)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice, check_positive
@@ -19,16 +22,18 @@ from medgen.continuation import kriged, membrane
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid, same_grid, spacing_of
 from medgen.intensity import IntensityWindow
-from medgen.models.codec import CORRELATION_MM
 
 if TYPE_CHECKING:
     from medgen.models.codec import Given
     from medgen.models.generative import GenerativeModel
 
+__all__ = ["InpaintReport", "Surroundings", "blended", "check_hole", "inpaint", "inpaint_file", "surroundings"]
+
 MODES = ("mean", "sample")
 MARGIN_MM = 32.0
 BLEND_MM = 6.0
 MEAN_DRAWS = 4
+_SHARE = 1e-3  # of a voxel on the model's grid: less is rounding of the resampling
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,29 @@ class InpaintReport:
         voxels: how many.
         clipped: voxels whose new value did not fit the file's stored type.
         output: the written file.
+        record: the JSON file beside it, which says that and how it was made.
     """
 
     fraction: float
     voxels: int
     clipped: int
     output: Path
+    record: Path
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a model is told: a scan around its hole on the model's grid.
+
+    Attributes:
+        scan: ``(1, *size)`` float32, the model's 0..1 (at most 1.5); what lies in the hole means nothing.
+        hole: ``(1, *size)`` float32, 1 = regenerate.
+        window: from the scan's intensities to the model's.
+    """
+
+    scan: Tensor
+    hole: Tensor
+    window: IntensityWindow
 
 
 def inpaint(
@@ -62,62 +84,46 @@ def inpaint(
     """Fill the hole of one scan.
 
     The surroundings of the hole go to the model's grid, where the hole is regenerated, and what the model adds to
-    their continuation comes back to the scan's own grid (see :class:`medgen.models.codec.Given`). What the model leaves of a step at the hole's edge is taken out by a correction that fades
-    within ``BLEND_MM`` (a screened Poisson equation; Perez et al. 2003, "Poisson image editing", gives the unscreened
-    one).
+    their continuation comes back to the scan's own grid (see :class:`medgen.models.codec.Given`). What the model leaves
+    of a step at the hole's edge is taken out by a correction that fades within ``BLEND_MM``, see :func:`blended`.
 
     Args:
-        volume: ``(1, X, Y, Z)`` on any grid, RAS+ affine in mm, any intensity unit.
-        inpaint_mask: ``(1, X, Y, Z)`` on the same grid, 1 = regenerate, 0 = keep.
+        volume: ``(1, X, Y, Z)`` on any grid and device, RAS+ affine in mm, any intensity unit.
+        inpaint_mask: ``(1, X, Y, Z)`` on the same grid, any device, 1 = regenerate, 0 = keep.
         model: name or folder of a model of task ``inpaint``, or a loaded one.
         mode: ``mean``: the expected image (smooth, the smallest error); ``sample``: a plausible one.
-        samples: with ``sample``, the mean of so many.
+        samples: with ``sample``, the mean of so many; with ``mean``, 1.
         seed: of the first sample.
         device: where a model given by name runs.
-        callback: called with (sample, step) after each step.
+        callback: with ``sample``, called with (sample, step) after each step; ``mean`` takes no steps.
 
     Returns:
-        The scan with new values inside the mask, ``(1, X, Y, Z)`` float32; outside they are the scan's own bits.
-        ``meta["synthetic"]`` is True.
+        The scan with new values inside the mask, ``(1, X, Y, Z)`` float32 on the device of ``volume``; outside they are
+        the scan's own bits. ``meta["synthetic"]`` is True, ``meta["provenance"]`` says how it was made.
 
     Raises:
-        MedgenError: another grid or shape, an empty mask, one that covers all, values that are not 0 or 1, a model
-            of another task.
+        MedgenError: another grid or shape, an empty mask, one that covers all, values that are not 0 or 1, known
+            intensities that are not finite, a model of another task, or several samples of a mean.
     """
-    check_choice("inpaint", "mode", mode, MODES)
-    check_positive("inpaint", "samples", samples)
+    _check_arguments(mode, samples)
+    home, volume, inpaint_mask = volume.device, volume.cpu(), inpaint_mask.cpu()
     check_hole(volume, inpaint_mask)
     chosen = _loaded(model, device)
     hole = inpaint_mask.as_tensor() > 0.5
-    grid = _window_around(volume, hole[0], chosen)
-    known = (~hole).float()
-    weight = grid.to_model(MetaTensor(known, affine=volume.affine)).as_tensor()
-    total = grid.to_model(MetaTensor(torch.where(hole, 0.0, volume.as_tensor().float()), affine=volume.affine))
-    near = weight > 1e-3
-    scan = torch.where(near, total.as_tensor() / weight.clamp(min=1e-3), 0.0)
-    hole_share = grid.to_model(MetaTensor(hole.float(), affine=volume.affine)).as_tensor()
-    coarse_hole = (hole_share > 0).float()
-    window = IntensityWindow.of(scan[(coarse_hole == 0) & near])
-    given = chosen.codec.given_hole(window.forward(scan)[None], coarse_hole[None])
-    filled = _generate(chosen, given, mode, samples, seed, callback)
-    learnt = (filled - given.center)[0]
-    scan_array = volume.as_tensor()[0].double().numpy()
+    grid = _grid_around(volume, hole[0], chosen)
+    told = surroundings(volume, hole, grid)
+    given = chosen.codec.given_hole(told.scan[None], told.hole[None])
+    learnt = (_generate(chosen, given, mode, samples, seed, callback).cpu() - given.center)[0]
+    fill = _on_scan_grid(learnt, volume, hole, grid, told, chosen)
     spacing = spacing_of(np.asarray(volume.affine, dtype=np.float64)).tolist()
-    if chosen.spec.reference == "continuation":  # on the scan's own grid it is finer than on the model's
-        learnt = learnt * coarse_hole
-        start = kriged(scan_array, hole[0].numpy(), spacing, CORRELATION_MM)
-    else:
-        start = np.full_like(scan_array, window.low)
-    scaled = MetaTensor(learnt.cpu() * (window.high - window.low), affine=torch.from_numpy(grid.affine))
-    fill = start + grid.from_model(scaled, mode="linear").as_tensor()[0].double().numpy()
-    values = blended(scan_array, fill, hole[0].numpy(), spacing)
+    values = blended(volume.as_tensor()[0].double().numpy(), fill, hole[0].numpy(), spacing)
     result = torch.where(hole, torch.from_numpy(values)[None].float(), volume.as_tensor().float())
     kept = {key: value for key, value in volume.meta.items() if key != "affine"}
     meta = kept | {
         "synthetic": True,
         "provenance": chosen.provenance(seed, chosen.settings()) | {"mode": mode, "samples": samples},
     }
-    return MetaTensor(result, affine=volume.affine, meta=meta)
+    return MetaTensor(result.to(home), affine=volume.affine, meta=meta)
 
 
 def inpaint_file(
@@ -129,42 +135,62 @@ def inpaint_file(
     mode: str = "mean",
     samples: int = 1,
     seed: int = 0,
+    picture: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     device: str = "auto",
     callback: Callable[[int, int], None] | None = None,
 ) -> InpaintReport:
     """Fill the hole of a scan in a file; header, stored type and all voxels outside the hole stay bit for bit.
 
+    Beside ``filled.nii.gz`` stands ``filled.json``: ``"synthetic": true``, model, seed, settings and versions, and how
+    much was regenerated; no path and no clock time. All files are written, or none.
+
     Args:
         image: NIfTI file, one 3D volume.
-        inpaint_mask: NIfTI file on the same grid, 1 = regenerate.
+        inpaint_mask: NIfTI file on the same grid, 0 = keep, else regenerate.
         output: NIfTI file to write.
-        model, mode, samples, seed, device, callback: see :func:`inpaint`.
-        overwrite: replace an existing output.
+        model: see :func:`inpaint`, as are ``mode``, ``samples``, ``seed``, ``device`` and ``callback``.
+        mode: see :func:`inpaint`.
+        samples: see :func:`inpaint`.
+        seed: see :func:`inpaint`.
+        picture: PNG file of scan, hole and result to draw too.
+        overwrite: replace existing outputs.
+        device: see :func:`inpaint`.
+        callback: see :func:`inpaint`.
 
     Returns:
         What was done.
 
     Raises:
         MedgenError: see :func:`inpaint`; a file that is missing or unreadable, or an existing output.
+        OSError: the disk is full, or the like; the outputs stay as they were.
     """
+    from medgen.cohort.contact_sheet import inpaint_sheet
+    from medgen.io.atomic import atomic_path, write_json
     from medgen.io.nifti import read_nifti, write_like
 
-    target = Path(output)
-    if not target.name.endswith((".nii", ".nii.gz")):
-        raise MedgenError(f"output '{output}' must end in .nii or .nii.gz. Rename it.")
-    if target.exists() and not overwrite:
-        raise MedgenError(f"output '{output}' exists. Add --overwrite to replace it, or give another name.")
+    _check_arguments(mode, samples)
+    target, record, drawing = _outputs(output, picture, overwrite)
     volume = read_nifti(image, role="image")
     hole = read_nifti(inpaint_mask, role="inpaint_mask")
     result = inpaint(volume, hole, model, mode, samples, seed, device=device, callback=callback)
-    clipped = write_like(target, image, result.as_tensor(), hole.as_tensor())
     count = int((hole.as_tensor() > 0.5).sum())
-    return InpaintReport(count / hole[0].numel(), count, clipped, target)
+    regenerated = {"fraction": count / hole[0].numel(), "voxels": count}
+    with ExitStack() as until_all_are_written:
+        record_file, target_file = (until_all_are_written.enter_context(atomic_path(p)) for p in (record, target))
+        clipped = write_like(target_file, image, result.as_tensor(), hole.as_tensor())
+        write_json(record_file, result.meta["provenance"] | {"synthetic": True, "regenerated": regenerated})
+        if drawing is not None:
+            inpaint_sheet(volume, hole, result, until_all_are_written.enter_context(atomic_path(drawing)))
+    return InpaintReport(regenerated["fraction"], count, clipped, target, record)
 
 
 def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
     """Refuse a pair that cannot be inpainted.
+
+    Args:
+        volume: see :func:`inpaint`.
+        inpaint_mask: see :func:`inpaint`.
 
     Raises:
         MedgenError: see :func:`inpaint`.
@@ -187,6 +213,44 @@ def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
         raise MedgenError("inpaint: inpaint_mask is empty, there is nothing to fill. Mark the hole with 1.")
     if not bool((values == 0).any()):
         raise MedgenError("inpaint: inpaint_mask covers the whole volume, nothing real is left. Mark a smaller hole.")
+    count = int((~torch.isfinite(volume.as_tensor()[inpaint_mask.as_tensor() == 0])).sum())
+    if count:
+        raise MedgenError(
+            f"inpaint: volume must be finite outside the hole. Got {count} voxels that are NaN or infinite. Mark them "
+            "as hole too, or replace them first."
+        )
+
+
+def surroundings(volume: MetaTensor, hole: Tensor, grid: ModelGrid) -> Surroundings:
+    """A scan around its hole, on the model's grid and in the model's intensities.
+
+    A voxel of the model's grid that the hole reaches is of the hole; one that the scan does not reach has the nearest
+    known value, so that a hole at the scan's face is not continued from what is not there.
+
+    Args:
+        volume: ``(1, X, Y, Z)``, any unit; what lies in the hole is not looked at.
+        hole: ``(1, X, Y, Z)`` bool.
+        grid: the model's, laid over the volume's.
+
+    Raises:
+        MedgenError: the hole leaves no known voxel on the model's grid.
+    """
+
+    def brought(values: Tensor) -> Tensor:
+        made: Tensor = grid.to_model(MetaTensor(values, affine=volume.affine)).as_tensor()
+        return made
+
+    share_known, share_hole = brought((~hole).float()), brought(hole.float())
+    coarse_hole = share_hole > _SHARE
+    known = (share_known > _SHARE) & ~coarse_hole
+    scan = brought(torch.where(hole, 0.0, volume.as_tensor().float())) / share_known.clamp(min=_SHARE)
+    window = IntensityWindow.of(scan[known])
+    unreached = ~known & ~coarse_hole
+    if bool(unreached.any()):
+        apart = ~known[0].numpy(), spacing_of(grid.affine).tolist()
+        nearest = ndimage.distance_transform_edt(*apart, return_distances=False, return_indices=True)
+        scan = torch.where(unreached, scan[0][tuple(torch.from_numpy(nearest).long())][None], scan)
+    return Surroundings(window.forward(scan), coarse_hole.float(), window)
 
 
 def blended(
@@ -198,13 +262,61 @@ def blended(
     voxels that touch it; spacing enters the Laplacian.
 
     Args:
-        scan: ``(X, Y, Z)``.
-        fill: the same shape.
-        hole: the same shape.
-        spacing: mm per axis.
+        scan: ``(X, Y, Z)``, any unit.
+        fill: the same shape and unit.
+        hole: the same shape, True = filled.
+        spacing: mm per voxel axis.
+
+    Returns:
+        ``(X, Y, Z)``, the unit of ``scan``: the corrected ``fill`` in the hole, ``scan`` elsewhere.
+
+    References:
+        Perez et al. 2003, Poisson image editing, equation 4: the same without the screening ``u / BLEND_MM**2``.
     """
     correction = membrane(scan - fill, hole, spacing, BLEND_MM)
     return np.where(hole, fill + correction, scan)
+
+
+def _check_arguments(mode: str, samples: int) -> None:
+    check_choice("inpaint", "mode", mode, MODES)
+    check_positive("inpaint", "samples", samples)
+    if mode == "mean" and samples != 1:
+        raise MedgenError(
+            f"inpaint: samples must be 1 with mode 'mean', which draws none. Got {samples}. Use mode 'sample' "
+            "(--mode sample) for the mean of several samples."
+        )
+
+
+def _outputs(
+    output: str | os.PathLike[str], picture: str | os.PathLike[str] | None, overwrite: bool
+) -> tuple[Path, Path, Path | None]:
+    """Names of the filled scan, its record and the picture.
+
+    Raises:
+        MedgenError: a wrong suffix, one that exists without ``overwrite``, or a record that is of another make.
+    """
+    target, drawing = Path(output), None if picture is None else Path(picture)
+    ending = next((end for end in (".nii.gz", ".nii") if target.name.lower().endswith(end)), "")
+    if not ending:
+        raise MedgenError(f"output '{output}' must end in .nii or .nii.gz. Rename it.")
+    if drawing is not None and drawing.suffix.lower() != ".png":
+        raise MedgenError(f"picture '{picture}' must end in .png. Rename it.")
+    record = target.with_name(target.name[: -len(ending)] + ".json")
+    for role, path in (("output", target), ("record", record), ("picture", drawing)):
+        if path is not None and path.exists() and not overwrite:
+            raise MedgenError(f"{role} '{path}' exists. Add --overwrite to replace it, or give another name.")
+    if record.exists() and not _is_record(record):
+        raise MedgenError(f"record '{record}' would replace a file of another make. Name the output otherwise.")
+    return target, record, drawing
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a JSON file says that what it stands beside is synthetic."""
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("synthetic") is True
 
 
 def _loaded(model: str | os.PathLike[str] | GenerativeModel, device: str) -> GenerativeModel:
@@ -219,7 +331,7 @@ def _loaded(model: str | os.PathLike[str] | GenerativeModel, device: str) -> Gen
     return chosen
 
 
-def _window_around(volume: MetaTensor, hole: Tensor, model: GenerativeModel) -> ModelGrid:
+def _grid_around(volume: MetaTensor, hole: Tensor, model: GenerativeModel) -> ModelGrid:
     """The model's grid around the hole with a margin, at least the model's own size."""
     affine = np.asarray(volume.affine, dtype=np.float64)
     places = torch.nonzero(hole).double().numpy()
@@ -235,6 +347,30 @@ def _window_around(volume: MetaTensor, hole: Tensor, model: GenerativeModel) -> 
     return ModelGrid.around(
         affine, tuple(volume.shape[1:]), spacing.tolist(), size=size.tolist(), center_mm=center.tolist()
     )
+
+
+def _on_scan_grid(
+    learnt: Tensor, volume: MetaTensor, hole: Tensor, grid: ModelGrid, told: Surroundings, model: GenerativeModel
+) -> NDArray[np.float64]:
+    """``(X, Y, Z)`` in the scan's unit: what the model starts from, and what it adds.
+
+    Args:
+        learnt: ``(1, *size)`` in the model's 0..1: the generated image less what it was diffused around.
+        volume: the scan.
+        hole: ``(1, X, Y, Z)`` bool.
+        grid: the model's.
+        told: what the model was told.
+        model: names what it starts from.
+    """
+    scan = volume.as_tensor()[0].double().numpy()
+    if model.spec.reference == "continuation":  # on the scan's own grid it is finer than on the model's
+        spacing = spacing_of(np.asarray(volume.affine, dtype=np.float64)).tolist()
+        start, learnt = kriged(scan, hole[0].numpy(), spacing, model.spec.correlation_mm), learnt * told.hole
+    else:
+        start = np.full_like(scan, told.window.low)
+    scaled = MetaTensor(learnt * (told.window.high - told.window.low), affine=torch.from_numpy(grid.affine))
+    added: NDArray[np.float64] = grid.from_model(scaled).as_tensor()[0].double().numpy()
+    return start + added
 
 
 def _generate(

@@ -24,7 +24,7 @@ class InpaintRegion(SeededTransform):
         model: name of a bundled model, or a model folder, of task ``inpaint``.
         mode: ``sample`` draws one of the possible contents, ``mean`` is the expected one (smooth); see
             :func:`medgen.restoration.inpaint.inpaint`.
-        samples: with ``sample``, the mean of so many draws.
+        samples: with ``sample``, the mean of so many draws; with ``mean``, 1.
         prob: how often it acts.
         device: ``auto``, ``cpu``, ``cuda`` ...; ``auto`` is the CPU inside a forked DataLoader worker.
 
@@ -47,8 +47,8 @@ class InpaintRegion(SeededTransform):
         """The image with the region filled.
 
         Args:
-            image: shape ``(1, X, Y, Z)``, any spacing, orientation and intensity unit.
-            inpaint_mask: the same grid; 1 = regenerate, 0 = keep.
+            image: shape ``(1, X, Y, Z)``, any spacing, orientation, intensity unit and device.
+            inpaint_mask: the same grid, any device; 1 = regenerate, 0 = keep.
             randomize: draw anew; False repeats the last draw.
 
         Returns:

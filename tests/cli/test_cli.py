@@ -126,8 +126,7 @@ def fake_inpaint(monkeypatch: pytest.MonkeyPatch, fraction: float) -> list[tuple
 
     def fake(image: Path, inpaint_mask: Path, output: Path, **options: Any) -> SimpleNamespace:
         calls.append((image, inpaint_mask, output, options))
-        write_nifti(output, MetaTensor(torch.ones(1, 8, 8, 8), affine=np.eye(4)))
-        return SimpleNamespace(fraction=fraction, clipped=3)
+        return SimpleNamespace(fraction=fraction, clipped=3, record=output.with_name("out.json"))
 
     module = SimpleNamespace(inpaint_file=fake)
     monkeypatch.setitem(sys.modules, "medgen.restoration.inpaint", module)  # type: ignore[arg-type]
@@ -135,23 +134,22 @@ def fake_inpaint(monkeypatch: pytest.MonkeyPatch, fraction: float) -> list[tuple
 
 
 def test_inpaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image, mask, out = tmp_path / "t1.nii.gz", tmp_path / "mask.nii.gz", tmp_path / "out.nii.gz"
-    volume = MetaTensor(torch.rand(1, 8, 8, 8), affine=np.eye(4))
-    write_nifti(image, volume)
-    write_nifti(mask, (volume > 0.5).to(torch.uint8))
+    image, mask, out, picture = (tmp_path / name for name in ("t1.nii.gz", "mask.nii.gz", "out.nii.gz", "p.png"))
     calls = fake_inpaint(monkeypatch, fraction=0.6)
-    result = run("inpaint", image, mask, "-o", out, "--samples", 3, "--picture", tmp_path / "p.png")
+    result = run("inpaint", image, mask, "-o", out, "--mode", "sample", "--samples", 3, "--picture", picture)
     assert result.exit_code == 0, result.output
     assert "regenerated 60.00%" in result.stdout
+    assert f"record: {tmp_path / 'out.json'}" in result.stdout
+    assert f"picture: {picture}" in result.stdout
     assert "more than half" in result.stderr
     assert "3 new values were clipped" in result.stderr
-    assert (tmp_path / "p.png").stat().st_size > 1000
     assert run("inpaint", "-i", image, mask, "-o", out).exit_code == 0
     for call in calls:
         assert call[:3] == (image, mask, out)
     assert callable(calls[0][3].pop("callback"))
     assert calls[0][3] == {
-        "model": "brain-t1-inpaint", "mode": "mean", "samples": 3, "seed": 0, "overwrite": False, "device": "auto",
+        "model": "brain-t1-inpaint", "mode": "sample", "samples": 3, "seed": 0, "picture": picture, "overwrite": False,
+        "device": "auto",
     }  # fmt: skip
 
 

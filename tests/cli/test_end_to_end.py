@@ -161,9 +161,13 @@ def test_inpaint_changes_the_hole_and_nothing_else(filler: Path, tmp_path: Path)
     assert (after.dataobj.slope, after.dataobj.inter) == (0.5, -3)
     assert picture.stat().st_size > 5000
     refused(run(*arguments), "exists", "--overwrite")
-    content = out.read_bytes()
-    assert run(*arguments, "--overwrite").exit_code == 0
-    assert out.read_bytes() == content
+    before_again = content(tmp_path)
+    assert run(*arguments, "--picture", picture, "--overwrite").exit_code == 0
+    assert content(tmp_path) == before_again
+    record = json.loads((tmp_path / "filled.json").read_text())
+    assert (record["synthetic"], record["model"], record["mode"], record["seed"]) == (True, "filler", "sample", 0)
+    assert record["regenerated"] == {"fraction": inside.mean(), "voxels": inside.sum()}
+    assert str(tmp_path) not in (tmp_path / "filled.json").read_text()
 
 
 def test_inpaint_refuses_and_leaves_nothing(filler: Path, joint: Path, tmp_path: Path) -> None:
@@ -187,6 +191,17 @@ def test_inpaint_refuses_and_leaves_nothing(filler: Path, joint: Path, tmp_path:
     refused(attempt(tmp_path / "4d.nii.gz", hole), "4d.nii.gz", "3D")
     refused(attempt(tmp_path / "none.nii.gz", hole), "none.nii.gz", "does not exist")
     refused(attempt(scan, hole, joint), "tiny")
+    refused(run("inpaint", scan, hole, "-o", out, "--model", filler, "--samples", 8), "samples", "--mode sample")
+    before = set(content(tmp_path))
+    for name in ("filled.json", "filled.png"):
+        (tmp_path / name).write_text("{}")
+        options = ("--model", filler, "--picture", tmp_path / "filled.png")
+        refused(run("inpaint", scan, hole, "-o", out, *options), name, "exists")
+        (tmp_path / name).unlink()
+    (tmp_path / "filled.json").write_text('{"RepetitionTime": 2.3}')
+    refused(run("inpaint", scan, hole, "-o", out, "--model", filler, "--overwrite"), "filled.json", "another make")
+    (tmp_path / "filled.json").unlink()
+    assert set(content(tmp_path)) == before
     assert not out.exists()
     (tmp_path / "file").write_text("")
     refused(run("inpaint", scan, hole, "-o", tmp_path / "file" / "a.nii.gz", "--model", filler), "file")
