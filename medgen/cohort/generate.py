@@ -121,7 +121,7 @@ def generate_cohort(
     folder = Path(output_dir)
     label = _on_model_grid(model, label)
     request = _request(model, seed, sampler, num_inference_steps, guidance_scale, label)
-    options = {
+    options: dict[str, Any] = {
         "sampler": sampler, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "label": label
     }  # fmt: skip
     _check_folder(folder, request, n, overwrite, resume)

@@ -419,9 +419,12 @@ def count_parameters(path: str | os.PathLike[str]) -> int:
         if not 0 < length <= 16 * MAX_JSON_BYTES:
             raise MedgenError(f"{file}: not a valid safetensors file: header of {length} bytes. Copy the model again.")
         header = _parse_json(stream.read(length), str(file))
-    entries = list(header.items()) if isinstance(header, dict) else [("", None)]
-    weights = [entry for name, entry in entries if name != "__metadata__"]
-    shapes = [entry.get("shape") if isinstance(entry, dict) else None for entry in weights]
-    if not all(isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape) for shape in shapes):
-        raise MedgenError(f"{file}: not a valid safetensors file: a weight without a shape. Copy the model again.")
-    return sum(math.prod(shape) for shape in shapes)
+    total = 0
+    for name, entry in header.items() if isinstance(header, dict) else [("", None)]:
+        if name == "__metadata__":
+            continue
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise MedgenError(f"{file}: not a valid safetensors file: a weight without a shape. Copy the model again.")
+        total += math.prod(shape)
+    return total

@@ -168,6 +168,8 @@ class TrainConfig(Checked):
         hole_diameter_mm: smallest and largest hole of task ``inpaint``; an axis of a hole may be 1.15 times as long,
             which must fit in the patch.
         held_out_endings: last digits of subject numbers never trained on (files only).
+        start_from: a model, bundled name or folder, whose weights and intensity figures are the first (fine-tuning);
+            network, task and encoding must be its. Empty: anew.
         batch_size, seed, num_workers, validate_every, checkpoint_every: as they say.
         precision: ``auto`` is bf16 on a GPU that has it, else fp32.
 
@@ -203,6 +205,7 @@ class TrainConfig(Checked):
     hole_diameter_mm: tuple[float, ...] = checked(sequence(number(0, 1000, above=True), 2, 2), default=(20.0, 44.0))
     held_out_endings: tuple[int, ...] = checked(sequence(integer(0, 9), 0, 9), default=())
     batch_size: int = checked(integer(1, 65536), default=4)
+    start_from: str = checked(text(longest=4096), default="")
     seed: int = checked(integer(0, 2**62), default=0)
     num_workers: int = checked(integer(0, 256), default=0)
     validate_every: int = checked(integer(1, 10**8), default=1000)

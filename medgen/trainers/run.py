@@ -21,12 +21,13 @@ from medgen.checks import MedgenError
 from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.randomness import derive_seed
 from medgen.io.atomic import atomic_path
+from medgen.models.bundled import find_model
 from medgen.models.codec import Codec, smoothed
 from medgen.models.device import resolve_device
-from medgen.models.folder import save_model
+from medgen.models.folder import open_model, save_model
 from medgen.models.generative import GenerativeModel
 from medgen.models.specification import ModelSpec, size_multiple
-from medgen.networks.registry import build_network
+from medgen.networks.registry import build_network, short
 from medgen.trainers.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -41,6 +42,10 @@ from medgen.trainers.diffusion import DiffusionTrainer, not_finite, packed_mask,
 
 CONFIG = "config.yaml"
 STATISTICS_ITEMS = 24
+ORIGIN_FIELDS = (
+    "task", "network", "prediction_type", "packing", "label_channels", "label_dropout", "label_encoding",
+    "label_distance_mm", "reference", "correlation_mm",
+)  # fmt: skip
 SMALLEST_DEVIATION = 0.01
 FAST_PEOPLE = 4
 
@@ -130,8 +135,17 @@ def _prepare_run(
 ) -> _Run:
     """Put the parts of a run together: measured anew, or continued from a checkpoint; nothing is written."""
     validation = make_validation_source(config, source)
-    spec = make_spec(config, source.people, **(measure(config, source) if state is None else _statistics(state)))
-    network = initial_network(spec, config.seed).to(device)
+    origin = open_model(find_model(config.start_from)) if config.start_from and state is None else None
+    if state is not None:
+        statistics = _statistics(state)
+    else:
+        statistics = measure(config, source) if origin is None else _statistics(vars(origin.spec))
+    spec = make_spec(config, source.people, **statistics)
+    network = initial_network(spec, config.seed)
+    if origin is not None:
+        _check_origin(spec, origin.spec)
+        network.load_state_dict(origin.state)
+    network = network.to(device)
     start = state["step"] if state is not None else 0
     loader: DataLoader[Any] = DataLoader(
         Items(source, config),
@@ -147,6 +161,17 @@ def _prepare_run(
     if state is not None:
         trainer.load_state_dict_of_run(state)
     return _Run(folder, spec, trainer, validation, device)
+
+
+def _check_origin(spec: ModelSpec, origin: ModelSpec) -> None:
+    """Refuse to continue from a model that another network or another encoding belongs to."""
+    for name in ORIGIN_FIELDS:
+        wanted, found = getattr(spec, name), getattr(origin, name)
+        if wanted != found:
+            raise MedgenError(
+                f"start_from '{origin.name}': its {name} is {short(found)}, the configuration's {short(wanted)}. "
+                "Make them equal, or start anew."
+            )
 
 
 def _statistics(content: Mapping[str, Any]) -> Statistics:

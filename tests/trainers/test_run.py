@@ -20,7 +20,7 @@ import torch
 
 from medgen.checks import MedgenError
 from medgen.diffusion.randomness import derive_seed
-from medgen.models import load_model, read_model
+from medgen.models import load_model, open_model, read_model
 from medgen.networks.registry import build_network
 from medgen.trainers import run as trainers_run
 from medgen.trainers import train
@@ -555,3 +555,15 @@ def test_a_signal_ends_after_the_step_with_a_checkpoint(
     assert "--resume" in text
     step = load_checkpoint(folder)["step"]
     assert f"after step {step}" in text, "the checkpoint is that of the last finished step"
+
+
+def test_a_run_starts_from_the_weights_and_figures_of_a_model(write_config: Write, tmp_path: Path) -> None:
+    first = train(write_config(), tmp_path / "first", ["steps=3"])
+    overrides = ["steps=1", f"start_from={first}", "optimisation#learning_rate=1e-12", "seed=5"]
+    second = train(write_config(), tmp_path / "second", overrides)
+    one, two = open_model(first), open_model(second)
+    assert one.spec.channel_std == two.spec.channel_std
+    assert all(torch.allclose(one.state[name], two.state[name], atol=1e-6) for name in one.state)
+    with pytest.raises(MedgenError, match="its network is"):
+        train(write_config(), tmp_path / "third", [*overrides, "net#channels=[16, 16]"])
+    assert not (tmp_path / "third").exists() or not any((tmp_path / "third").iterdir())

@@ -42,11 +42,11 @@ def scan() -> tuple[MetaTensor, MetaTensor]:
 
 def test_hands_on_model_mode_samples_and_seed(asked: list[dict[str, Any]]) -> None:
     image, mask = scan()
-    transform = InpaintRegion("some-model", mode="mean", samples=8, device="cpu").set_random_state(seed=1)
+    transform = InpaintRegion("some-model", mode="sample", samples=8, device="cpu").set_random_state(seed=1)
     filled = transform(image, mask)
     (call,) = asked
     assert {k: call[k] for k in ("model", "mode", "samples")} == {
-        "model": "some-model on cpu", "mode": "mean", "samples": 8
+        "model": "some-model on cpu", "mode": "sample", "samples": 8
     }  # fmt: skip
     assert filled.meta["provenance"]["seed"] == call["seed"]
     assert filled.meta["synthetic"] is True
