@@ -85,7 +85,7 @@ def load_people(model: GenerativeModel, data: Path, limit: int | None = None) ->
     kinds = [[p for p in pairs if is_held_out(p[0], config.held_out_endings) is held][:limit] for held in (False, True)]
     if min(len(kind) for kind in kinds) < 2:
         raise MedgenError(f"hippocampus bench: '{data}' needs people of both kinds. Got {[len(k) for k in kinds]}.")
-    sources = [FileSource(config, kind) for kind in kinds]
+    sources = [FileSource.read(config, kind) for kind in kinds]
     training, held_out = ([_volume(*subject) for subject in source.subjects] for source in sources)
     return People(training, held_out, sources[0], config)
 
