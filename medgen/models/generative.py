@@ -141,8 +141,8 @@ class GenerativeModel:
     def mean(self, given: Given, stream_seeds: Sequence[int]) -> Tensor:
         """The expected image given the conditioning alone: the denoiser at ``sigma_max``.
 
-        ``E[x0 | x, c]`` tends to ``E[x0 | c]`` as sigma grows (Karras et al. 2022, equation 3); what little the noise
-        still says is averaged over a few draws.
+        ``E[x0 | x, c]`` tends to ``E[x0 | c]`` as sigma grows; what little the noise still says is averaged over a few
+        draws. What it adds to the reference is scaled by ``sampling.mean_weight``.
 
         Args:
             given: what is known of the one image.
@@ -160,7 +160,8 @@ class GenerativeModel:
             for stream in generators(stream_seeds):
                 x = randn(shape, [stream], device=self.device) * sigma.item()
                 total += self.denoiser(x, sigma, told).cpu()
-        return self.codec.decode(total / len(stream_seeds), given)[0]
+        made = self.codec.decode(total / len(stream_seeds), given)[0]
+        return given.center + self.spec.sampling.mean_weight * (made - given.center)
 
     def _subject(
         self, seed: int, label: MetaTensor | None, settings: dict[str, Any], callback: Callable[[int], None] | None

@@ -134,6 +134,8 @@ class Sampling(Checked):
         guidance_interval: lowest and highest noise level with guidance, None = all.
         sampler_options: further arguments of the sampler.
         schedule_options: further arguments of the schedule (``rho``, ``shift``).
+        mean_weight: share of what was learnt beyond the reference that the mean output of ``inpaint`` adds to it: a
+            shrinkage, to be chosen on scans of other people than those trained on.
     """
 
     sampler: str = checked(choice(_samplers))
@@ -145,6 +147,7 @@ class Sampling(Checked):
     guidance_interval: tuple[float, float] | None = checked(optional(sequence(number(0, 1e6), 2, 2)), default=None)
     sampler_options: dict[str, Any] = checked(options, default_factory=dict)
     schedule_options: dict[str, Any] = checked(options, default_factory=dict)
+    mean_weight: float = checked(number(0, 1), default=1.0)
 
     def sigmas(self, num_inference_steps: int | None = None) -> torch.Tensor:
         """Noise levels of a run, high to low, ``(num_inference_steps + 1,)`` float64.

@@ -133,17 +133,19 @@ def run(model_name: str | None, out: Path, data: Path, holes: int, samples: int)
             volume = MetaTensor(torch.from_numpy(case.scan[None]).float(), affine=affine)
             blank = MetaTensor(torch.from_numpy(case.blank[None].astype(np.float32)), affine=affine)
             drawn = [inpaint(volume, blank, model, "sample", seed=i)[0].double().numpy() for i in range(samples)]
-            row["regression"] = errors(case, inpaint(volume, blank, model, "mean")[0].double().numpy())
+            regression = inpaint(volume, blank, model, "mean")[0].double().numpy()
+            row["regression"] = errors(case, regression)
             row["one sample"] = errors(case, drawn[0])
-            row["mean of samples"] = errors(case, np.mean(drawn, axis=0))
-            picture(case, row, drawn[0], inpaint(volume, blank, model, "mean")[0].double().numpy(), out)
+            if samples > 1:
+                row["mean of samples"] = errors(case, np.mean(drawn, axis=0))
+            picture(case, drawn[0], regression, out)
         rows[case.name] = {method: list(values) for method, values in row.items()}
         print(case.name, {method: f"{mae:.2f} % {psnr:.2f} dB" for method, (mae, psnr) in row.items()}, flush=True)
     (out / "inpainting.json").write_text(json.dumps(rows, indent=1))
     return rows
 
 
-def picture(case: Case, row: object, sample: Array, regression: Array, out: Path) -> None:
+def picture(case: Case, sample: Array, regression: Array, out: Path) -> None:
     """Truth, hole, regression, sample and biharmonic in the plane through the hole's middle."""
     import matplotlib
 

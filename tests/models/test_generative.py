@@ -200,3 +200,20 @@ def test_a_label_that_fills_the_volume_is_inside_everywhere() -> None:
     edge[:, :, 5:] = 1
     expected = [0.0, 0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.8125, 0.9375, 1.0]
     assert signed_distance(edge, (1.0, 1.0, 1.0), 4.0).flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_the_mean_adds_a_share_of_what_was_learnt_to_the_reference(weight: float) -> None:
+    model = make("inpaint")
+    sampling = dataclasses.replace(model.spec.sampling, mean_weight=weight)
+    ramp = torch.linspace(0.2, 0.9, 12).expand(1, 1, 12, 12, 12)
+    mask = torch.zeros_like(ramp)
+    mask[..., 4:8, 4:8, 4:8] = 1
+    means = []
+    for spec in (model.spec, dataclasses.replace(model.spec, sampling=sampling)):
+        chosen = dataclasses.replace(spec, reference="continuation")
+        trained = GenerativeModel(chosen, model.denoiser.network, torch.device("cpu"))
+        given = trained.codec.given_hole(ramp, mask)
+        means.append(trained.mean(given, [1, 2]) - given.center)
+    torch.testing.assert_close(means[1], weight * means[0])
+    assert means[0].abs().max() > 0.01
