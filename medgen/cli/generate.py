@@ -55,5 +55,6 @@ def generate(
             label=given, overwrite=overwrite, resume=resume, progress=progress,
         )  # fmt: skip
     kept = len(summary.subjects) - summary.made
-    typer.echo(f"{summary.made} subjects made{f', {kept} kept' if kept else ''}: {summary.folder}")
+    made = f"{summary.made} subject{'' if summary.made == 1 else 's'} made"
+    typer.echo(f"{made}{f', {kept} kept' if kept else ''}: {summary.folder}")
     typer.echo(f"contact sheet: {summary.contact_sheet}")

@@ -25,7 +25,7 @@ def inpaint(
     model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "brain-t1-inpaint",
     mode: Annotated[
         Literal["mean", "sample"],
-        typer.Option(help="mean: the expected image, smooth, the smallest error; sample: a plausible, sharp one."),
+        typer.Option(help="mean: the expected image, smooth, the smallest error; sample: a plausible, textured one."),
     ] = "mean",
     samples: Annotated[int, typer.Option(min=1, help="With --mode sample: the mean of so many samples.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,

@@ -112,7 +112,7 @@ def test_generate_passes_everything_on(tmp_path: Path, monkeypatch: pytest.Monke
         "--num-inference-steps", 5, "--label", tmp_path / "label.nii.gz", "--resume", "--device", "cpu",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "1 subjects made, 1 kept" in result.stdout
+    assert "1 subject made, 1 kept" in result.stdout
     assert str(tmp_path / "c" / "contact_sheet.png") in result.stdout
     call = calls[0]
     assert call["model"] == ("brain-t1", "cpu")

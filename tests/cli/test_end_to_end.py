@@ -87,7 +87,7 @@ def test_generate_is_reproducible_resumable_and_plain(joint: Path, tmp_path: Pat
     refused(run("generate", joint, "-n", 2, "-o", tmp_path / "a"), "exists", "--overwrite", "--resume")
     (tmp_path / "a" / "sub-0002.json").unlink()
     result = run("generate", joint, "-n", 2, "-o", tmp_path / "a", "--seed", 1, "--resume", "--device", "cpu")
-    assert "1 subjects made, 1 kept" in result.stdout
+    assert "1 subject made, 1 kept" in result.stdout
     assert content(tmp_path / "a") == content(tmp_path / "b")
     record = json.loads(two["sub-0002.json"])
     assert (record["synthetic"], record["seed"], record["sampler"], record["num_inference_steps"]) == (
