@@ -59,8 +59,11 @@ class Codec:
         Raises:
             MedgenError: see :meth:`kind`.
         """
-        kinds = 1 + torch.arange(len(self.spec.label_channels), device=label.device)
-        return (self.kind(label) == kinds.reshape(1, -1, *[1] * (label.ndim - 2))).float()
+        return self._one_hot(self.kind(label))
+
+    def _one_hot(self, kind: Tensor) -> Tensor:
+        kinds = 1 + torch.arange(len(self.spec.label_channels), device=kind.device)
+        return (kind == kinds.reshape(1, -1, *[1] * (kind.ndim - 2))).float()
 
     def kind(self, label: Tensor) -> Tensor:
         """Label map ``(B, 1, *spatial)`` of ids to 0 for the background and 1 + channel for the rest.
@@ -129,8 +132,8 @@ class Codec:
             label: ids.
             keep: ``(B,)`` bool, False drops the label of that sample; None keeps all.
         """
-        one_hot = self.one_hot(label)
-        condition = self.pack(one_hot)
+        kind = self.kind(label)
+        condition = self.pack(self._one_hot(kind))
         if self.spec.label_dropout:
             kept = torch.ones(len(label)) if keep is None else keep.float()
             flag = kept.to(condition).reshape(-1, *[1] * (condition.ndim - 1)).expand(-1, 1, *condition.shape[2:])
@@ -138,7 +141,7 @@ class Codec:
         if self.spec.reference == "none":
             return self._plain(condition, label)
         intensities = torch.tensor(self.spec.label_intensities, dtype=torch.float32, device=label.device)
-        center, scale = (smoothed(values[self.kind(label)]) for values in intensities.T)
+        center, scale = (smoothed(values[kind]) for values in intensities.T)
         return Given(condition, center, scale)
 
     def given_nothing(self, size: Sequence[int], batch: int = 1) -> Given:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medgen.checks import MedgenError, check_choice, check_positive
+from medgen.checks import MedgenError, check_choice, check_count
 from medgen.continuation import kriged, membrane
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid, same_grid, spacing_of
@@ -279,7 +279,7 @@ def blended(
 
 def _check_arguments(mode: str, samples: int) -> None:
     check_choice("inpaint", "mode", mode, MODES)
-    check_positive("inpaint", "samples", samples)
+    check_count("inpaint", "samples", samples)
     if mode == "mean" and samples != 1:
         raise MedgenError(
             f"inpaint: samples must be 1 with mode 'mean', which draws none. Got {samples}. Use mode 'sample' "
