@@ -373,6 +373,9 @@ def _check_reference(spec: ModelSpec) -> None:
         raise refuse("ModelSpec", "reference", f"one of {suited} for task '{spec.task}'", spec.reference)
     if spec.reference == "label_means" and spec.label_dropout:
         raise refuse("ModelSpec", "label_dropout", "0 with reference 'label_means'", spec.label_dropout)
+    if spec.sampling.mean_weight != 1 and spec.reference != "continuation":
+        where = f"1 with reference '{spec.reference}', from which there is nothing to shrink"
+        raise refuse("ModelSpec", "sampling.mean_weight", where, spec.sampling.mean_weight)
     expected = 1 + len(spec.label_channels) if spec.reference == "label_means" else 0
     if len(spec.label_intensities) != expected:
         raise MedgenError(

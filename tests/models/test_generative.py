@@ -210,8 +210,8 @@ def test_the_mean_adds_a_share_of_what_was_learnt_to_the_reference(weight: float
     mask = torch.zeros_like(ramp)
     mask[..., 4:8, 4:8, 4:8] = 1
     means = []
-    for spec in (model.spec, dataclasses.replace(model.spec, sampling=sampling)):
-        chosen = dataclasses.replace(spec, reference="continuation")
+    for settings in (model.spec.sampling, sampling):
+        chosen = dataclasses.replace(model.spec, sampling=settings, reference="continuation")
         trained = GenerativeModel(chosen, model.denoiser.network, torch.device("cpu"))
         given = trained.codec.given_hole(ramp, mask)
         means.append(trained.mean(given, [1, 2]) - given.center)

@@ -164,6 +164,7 @@ BAD: list[tuple[str, Any]] = [
     ("training", {"note": "a" * 300_000}),
     ("training", {"loss": float("-inf")}),
     ("training", {"data": "@data"}),
+    ("sampling.mean_weight", 0.5),
     ("reference", "label_means"),
     ("reference", "continuation"),
     ("label_intensities", [[0.1, 0.2]]),
