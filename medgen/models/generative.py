@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from medgen.diffusion.randomness import derive_seed, generators, randn
 from medgen.diffusion.samplers import SAMPLERS
 from medgen.models.codec import Codec, Given
 from medgen.models.specification import ModelSpec, size_multiple
+from medgen.networks.threads import at_most_threads
 
 Step = Callable[[int, int], None]
 
@@ -134,7 +134,7 @@ class GenerativeModel:
         x = randn(shape, streams, device=self.device) * sigmas[0].item()
         report = (lambda step, *_: callback(step)) if callback else None
         options = default.sampler_options if settings["sampler"] == default.sampler else {}
-        with torch.no_grad(), steady_threads(self.device):
+        with torch.no_grad(), at_most_threads(2, self.device):
             z = SAMPLERS[settings["sampler"]](denoise, x, sigmas, generators=streams, callback=report, **options)
         return self.codec.decode(z.float(), given)
 
@@ -156,7 +156,7 @@ class GenerativeModel:
         sigma = torch.tensor([self.spec.sampling.sigma_max], dtype=torch.float64)
         told = {"concat": given.condition.to(self.device)}
         total = torch.zeros(1, *shape)
-        with torch.no_grad(), steady_threads(self.device):
+        with torch.no_grad(), at_most_threads(2, self.device):
             for stream in generators(stream_seeds):
                 x = randn(shape, [stream], device=self.device) * sigma.item()
                 total += self.denoiser(x, sigma, told).cpu()
@@ -236,20 +236,3 @@ class GenerativeModel:
             "device": self.device.type,
             "versions": {"medgen": medgen.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-
-
-@contextlib.contextmanager
-def steady_threads(device: torch.device) -> Iterator[None]:
-    """At most two CPU threads inside, the caller's number again outside.
-
-    The registered networks give equal bytes on one and two threads (tested); on more, matrix products are split
-    otherwise. DataLoader workers have one: a forked worker that asked for more would hang in OpenMP.
-    """
-    before = torch.get_num_threads()
-    if device.type == "cpu" and before > 2:
-        torch.set_num_threads(2)
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)

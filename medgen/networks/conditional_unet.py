@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medgen.checks import MedgenError
+from medgen.networks.threads import at_most_threads
 
 
 class ConditionalUNet(nn.Module):
@@ -94,8 +95,8 @@ class ConditionalUNet(nn.Module):
         self._check(x, context, class_labels)
         if self.embed is not None:
             noisy, condition = x.split([self.in_channels, self.condition_channels], dim=1)
-            # over flattened space: unlike a 1 x 1 x 1 convolution, equal bytes on any number of threads
-            embedded = self.embed(condition.flatten(2)).unflatten(2, condition.shape[2:])
+            with at_most_threads(1, x.device):  # a product over many channels is split among threads: other bytes
+                embedded = self.embed(condition.flatten(2)).unflatten(2, condition.shape[2:])
             x = torch.cat([noisy, embedded], dim=1)
         embedding = self.time(_sinusoidal(timesteps, self.time_channels).to(x.dtype).to(x.device))
         if self.classes is not None and class_labels is not None:

@@ -61,3 +61,18 @@ def test_every_input_matters() -> None:
 def test_refusals(shape: tuple[int, ...], options: dict[str, Any], word: str) -> None:
     with pytest.raises(MedgenError, match=word):
         network()(torch.zeros(shape), torch.zeros(1), **options)
+
+
+def test_bytes_of_a_network_of_real_width_do_not_depend_on_threads() -> None:
+    net = network(channels=(32, 64, 96), condition_channels=144, condition_embedding=16)
+    x, before = torch.randn(1, 146, 24, 24, 24, generator=torch.Generator().manual_seed(0)), torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                made.append(net(x, torch.tensor([500.0])))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*made)
