@@ -117,10 +117,13 @@ def _canonical(volume: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _window(image: torch.Tensor) -> tuple[float, float]:
-    """What is shown black and white: the 0.5th percentile (0 at most), and the 99.5th of what is above the mean."""
+    """What is shown black and white: the 0.5th percentile (0 at most), and the 97th of what is above the mean.
+
+    Of a head, the scalp is bright beyond that: brain and scalp at once would leave the brain dim.
+    """
     values = np.asarray(image.detach().cpu().numpy(), dtype=np.float32)
     signal = values[values > values.mean()]
-    high = float(np.percentile(signal, 99.5)) if signal.size else float(values.max()) + 1.0
+    high = float(np.percentile(signal, 97)) if signal.size else float(values.max()) + 1.0
     return min(0.0, float(np.percentile(values, 0.5))), high
 
 

@@ -19,7 +19,7 @@ from medgen import __version__
 from medgen.checks import MedgenError, check_count, check_range
 from medgen.cohort.contact_sheet import MOST_SUBJECTS, contact_sheet
 from medgen.geometry import ModelGrid
-from medgen.io.atomic import write_json
+from medgen.io.atomic import check_writable, write_json
 from medgen.io.nifti import read_nifti, write_nifti
 
 __all__ = ["CohortSummary", "SubjectModel", "generate_cohort"]
@@ -198,7 +198,8 @@ def _volume_hash(volume: MetaTensor) -> str:
 
 
 def _check_folder(folder: Path, request: dict[str, Any], n: int, overwrite: bool, resume: bool) -> None:
-    """Refuses or accepts an existing folder."""
+    """Refuses or accepts an existing folder, and one that cannot be written."""
+    check_writable(folder)
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -13,7 +13,7 @@ from typing import Any
 
 from medgen.checks import MedgenError
 
-__all__ = ["atomic_directory", "atomic_path", "write_json"]
+__all__ = ["atomic_directory", "atomic_path", "check_writable", "write_json"]
 
 
 @contextmanager
@@ -129,6 +129,23 @@ def _make_folder(folder: Path) -> None:
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise MedgenError(f"cannot write in the folder '{folder}'. Choose an output that can be written.")
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuses an output that cannot be made, before the work for it is done; nothing is made.
+
+    Args:
+        path: a file or folder to be, or that is.
+
+    Raises:
+        MedgenError: the nearest folder that exists cannot be written, or is a file.
+    """
+    path = Path(path).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if there != path and not there.is_dir():
+        raise MedgenError(f"cannot write '{path}': '{there}' is a file. Choose another output.")
+    if not os.access(there, os.W_OK):
+        raise MedgenError(f"cannot write '{path}': no permission in '{there}'. Choose an output that can be written.")
 
 
 def _sync(file: Path) -> None:

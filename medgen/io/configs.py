@@ -1,16 +1,39 @@
-"""The training configurations that come with medgen, by name."""
+"""The training configurations that come with medgen, by name, and how YAML is read."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from medgen.checks import MedgenError, nearest
 
-__all__ = ["find_config", "shipped_configs"]
+__all__ = ["find_config", "read_yaml", "shipped_configs"]
 
 _INSTALLED = Path(__file__).parents[1] / "configs"
 _CHECKOUT = Path(__file__).parents[2] / "configs"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML alone reads ``1e-4`` (no point) as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values of a YAML text; ``1e-4`` is a number.
+
+    Example:
+        >>> read_yaml("learning_rate: 1e-4")
+        {'learning_rate': 0.0001}
+    """
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: no objects
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from medgen.checks import MedgenError
 from medgen.continuation import kriged
 from medgen.diffusion.haar import haar_pack, haar_unpack
-from medgen.models.specification import ModelSpec
+from medgen.models.specification import DEPTHS, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ class Codec:
         if self.spec.reference == "none":
             return self._plain(condition, label)
         intensities = torch.tensor(self.spec.label_intensities, dtype=torch.float32, device=label.device)
-        center, scale = (smoothed(values[kind]) for values in intensities.T)
+        row = kind * DEPTHS + depth(kind) - 1
+        center, scale = (smoothed(values[row]) for values in intensities.reshape(-1, 2).T)
         return Given(condition, center, scale)
 
     def given_nothing(self, size: Sequence[int], batch: int = 1) -> Given:
@@ -168,6 +169,39 @@ class Codec:
         """Conditioning alone: the image is diffused as it is."""
         center = torch.zeros(len(like), 1, *like.shape[2:], device=like.device)
         return Given(condition, center, torch.ones_like(center))
+
+
+def depth(kind: Tensor, deepest: int = DEPTHS) -> Tensor:
+    """How deep each voxel lies within its label, in steps from face to face; beyond the volume all goes on as it is.
+
+    Args:
+        kind: ``(B, 1, *spatial)``, see :meth:`Codec.kind`.
+        deepest: largest value of the result.
+
+    Returns:
+        Same shape, int64: 1 where a neighbour is of another kind, 2 next to those, and so on.
+    """
+    inner = torch.ones_like(kind, dtype=torch.bool)
+    for axis in range(2, kind.ndim):
+        n = kind.shape[axis]
+        same = kind.narrow(axis, 1, n - 1) == kind.narrow(axis, 0, n - 1)
+        inner.narrow(axis, 1, n - 1).logical_and_(same)
+        inner.narrow(axis, 0, n - 1).logical_and_(same)
+    found = torch.ones_like(kind)
+    for _ in range(deepest - 1):
+        found += inner
+        inner = _eroded(inner)
+    return found
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """Voxels of ``(B, 1, *spatial)`` whose neighbours face to face are all in the mask."""
+    kept = mask.clone()
+    for axis in range(2, mask.ndim):
+        n = mask.shape[axis]
+        kept.narrow(axis, 1, n - 1).logical_and_(mask.narrow(axis, 0, n - 1))
+        kept.narrow(axis, 0, n - 1).logical_and_(mask.narrow(axis, 1, n - 1))
+    return kept
 
 
 def smoothed(x: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import yaml
-
+from medgen.io.configs import read_yaml
 from medgen.models.bundled import BUNDLED
 from medgen.models.fields import read_fields
 from medgen.models.folder import open_model, save_model
@@ -49,7 +48,7 @@ def main() -> None:
     parser.add_argument("card", type=Path)
     parser.add_argument("config", type=Path)
     given = parser.parse_args()
-    content = yaml.safe_load(given.config.read_text(encoding="utf-8"))
+    content = read_yaml(given.config.read_text(encoding="utf-8"))
     print(release(given.model, given.card, read_fields(Sampling, content["sampling"], given.config.name)))
 
 

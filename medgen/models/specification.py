@@ -45,6 +45,7 @@ PACKINGS = ("none", "haar")
 LABEL_ENCODINGS = ("one_hot", "distance")
 REFERENCES = {"none": TASKS, "label_means": ("label_to_image",), "continuation": ("inpaint",)}
 DIFFUSION_UNETS = ("DiffusionModelUNet", "ConditionalUNet")
+DEPTHS = 4
 MAX_VOXELS = 1_000_000_000
 
 
@@ -240,7 +241,7 @@ class ModelSpec(Checked):
             continuation of the surroundings into the hole.
         correlation_mm: length of the covariance behind ``continuation``, see :func:`medgen.continuation.kriged`.
         label_intensities: for ``label_means``: mean and standard deviation of the image within the background and
-            each label channel.
+            each label channel, at its edge, one voxel from it, two, and deeper (see :func:`medgen.models.codec.depth`).
         intensity: see :class:`Intensity`.
         label_source: where label maps come from if none is given: ``{"population": arguments}`` or None.
         training: summary of how it was trained (data, people, steps, seed, config hash).
@@ -275,8 +276,8 @@ class ModelSpec(Checked):
     label_distance_mm: float = checked(number(0, 1000, above=True), default=4.0)
     reference: str = checked(choice(lambda: REFERENCES), default="none")
     correlation_mm: float = checked(number(0, 1000, above=True), default=6.0)
-    label_intensities: tuple[tuple[float, float], ...] = checked(
-        sequence(sequence(number(-1e6, 1e6), 2, 2), 0, 257), default=()
+    label_intensities: tuple[tuple[tuple[float, float], ...], ...] = checked(
+        sequence(sequence(sequence(number(-1e6, 1e6), 2, 2), DEPTHS, DEPTHS), 0, 257), default=()
     )
     intensity: Intensity = checked(nested(lambda: Intensity), default_factory=Intensity)
     label_source: dict[str, Any] | None = checked(optional(label_source), default=None)
@@ -382,7 +383,7 @@ def _check_reference(spec: ModelSpec) -> None:
             f"ModelSpec: field 'label_intensities' must have {expected} entries with reference '{spec.reference}' "
             f"(background and each label channel). Got {len(spec.label_intensities)}."
         )
-    if any(std <= 0 for _, std in spec.label_intensities):
+    if any(std <= 0 for label in spec.label_intensities for _, std in label):
         raise refuse("ModelSpec", "label_intensities", "[mean, deviation above 0]", spec.label_intensities)
 
 

@@ -15,6 +15,7 @@ from medgen.checks import MedgenError
 from medgen.io.atomic import atomic_path
 
 CHECKPOINT = "checkpoint.pt"
+LabelIntensities = Sequence[Sequence[tuple[float, float]]]  # (label, depth): mean and deviation
 # the temporary names of medgen.io.atomic
 _FILE_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.(checkpoint\.pt|config\.yaml|step_\d+\.png)")
 _MODEL_LEFTOVER = re.compile(r"\.model\.[0-9a-f]{12}(\.old)?")
@@ -35,7 +36,7 @@ class Statistics(TypedDict):
 
     channel_mean: Sequence[float]
     channel_std: Sequence[float]
-    label_intensities: Sequence[tuple[float, float]]
+    label_intensities: LabelIntensities
 
 
 class Checkpoint(TrainerState, Statistics):

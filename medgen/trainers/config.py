@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from medgen.checks import MedgenError, nearest
+from medgen.io.configs import read_yaml
 from medgen.models.fields import (
     Checked,
     checked,
@@ -48,25 +48,6 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data")
 MOTIONS = ("rotation_degrees", "scale", "shift_mm", "flip")
 LONGEST_AXIS = 1.15  # of a hole, over its drawn diameter; see medgen.trainers.data.random_holes
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML alone reads ``1e-4`` (no point) as text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def read_yaml(text: str) -> Any:
-    """Plain values of a YAML text; ``1e-4`` is a number.
-
-    Example:
-        >>> read_yaml("learning_rate: 1e-4")
-        {'learning_rate': 0.0001}
-    """
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: no objects
 
 
 def _weightings() -> Iterable[str]:
@@ -164,6 +145,8 @@ class TrainConfig(Checked):
         patch_size: voxels of a training patch, at most the subject's; the whole grid by default.
         channel_balance: weight of each packed channel in the loss, ``std ** channel_balance`` over its mean: with 0
             the finest detail counts as much as the coarse structure, with 2 as much as its share of the variance.
+        label_balance: weight of each voxel in the loss (tasks with a label): its label's share of the item to the
+            power of ``-label_balance``, over the mean. With 0 a small nucleus counts by its few voxels.
         holes: largest number of holes in a patch of task ``inpaint``.
         hole_diameter_mm: smallest and largest hole of task ``inpaint``; an axis of a hole may be 1.15 times as long,
             which must fit in the patch.
@@ -199,6 +182,7 @@ class TrainConfig(Checked):
     noise_levels: NoiseLevels = checked(nested(lambda: NoiseLevels), default_factory=NoiseLevels)
     weighting: str = checked(choice(_weightings), default="edm")
     channel_balance: float = checked(number(0, 2), default=0.0)
+    label_balance: float = checked(number(0, 1), default=0.0)
     optimisation: Optimisation = checked(nested(lambda: Optimisation), default_factory=Optimisation)
     augmentation: Augmentation = checked(nested(lambda: Augmentation), default_factory=Augmentation)
     holes: int = checked(integer(1, 100), default=1)

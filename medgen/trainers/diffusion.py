@@ -23,6 +23,7 @@ from medgen.trainers.checkpoint import TrainerState
 from medgen.trainers.config import Optimisation, TrainConfig
 
 KNOWN_WEIGHT = 0.05
+LEAST_SHARE = 1e-3
 
 
 class Ema:
@@ -205,6 +206,8 @@ class DiffusionTrainer(SupervisedTrainer):
         weight = torch.ones(len(x0), 1, *x0.shape[2:])
         if config.task == "inpaint":
             weight = hole_weight(batch["inpaint_mask"], x0.shape[2:])
+        elif config.label_balance:
+            weight = label_weight(self.codec.kind(batch["label"]), config.label_balance, x0.shape[2:])
         device = self.state.device
         told = {"concat": given.condition.to(device)}
         return x0.to(device), told, noise.to(device), sigma, weight.to(device)
@@ -235,4 +238,22 @@ def hole_weight(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:
         ``(B, 1, *size)``: ``1 + KNOWN_WEIGHT`` in the hole and ``KNOWN_WEIGHT`` outside, over their mean.
     """
     weight = packed_mask(inpaint_mask, size) + KNOWN_WEIGHT
+    return weight / weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def label_weight(kind: Tensor, balance: float, size: Sequence[int]) -> Tensor:
+    """Weight of each packed voxel in the loss: small labels count as much as large ones with ``balance`` 1.
+
+    Args:
+        kind: ``(B, 1, *spatial)`` int64, see :meth:`medgen.models.codec.Codec.kind`.
+        balance: a label's voxels weigh ``share ** -balance``, its share of the item at least ``LEAST_SHARE``.
+        size: packed voxels per axis, 2D or 3D.
+
+    Returns:
+        ``(B, 1, *size)``: the mean over the voxels packed together, over that of the item.
+    """
+    share = torch.stack([torch.bincount(k.flatten(), minlength=int(kind.max()) + 1) / k.numel() for k in kind])
+    table = share.clamp(min=LEAST_SHARE) ** -balance
+    each = torch.stack([t[k] for t, k in zip(table, kind, strict=True)])
+    weight = F.interpolate(each, size=list(size), mode="area")
     return weight / weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))

@@ -15,22 +15,24 @@ from typing import Any
 import torch
 import yaml
 from ignite.engine import Events
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medgen.checks import MedgenError
 from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.randomness import derive_seed
-from medgen.io.atomic import atomic_path
+from medgen.io.atomic import atomic_path, check_writable
 from medgen.models.bundled import find_model
-from medgen.models.codec import Codec, smoothed
+from medgen.models.codec import Codec, depth, smoothed
 from medgen.models.device import resolve_device
 from medgen.models.folder import open_model, save_model
 from medgen.models.generative import GenerativeModel
-from medgen.models.specification import ModelSpec, size_multiple
+from medgen.models.specification import DEPTHS, ModelSpec, size_multiple
 from medgen.networks.registry import build_network, short
 from medgen.trainers.checkpoint import (
     CHECKPOINT,
     Checkpoint,
+    LabelIntensities,
     Statistics,
     load_checkpoint,
     remove_leftovers,
@@ -46,7 +48,8 @@ ORIGIN_FIELDS = (
     "task", "network", "prediction_type", "packing", "label_channels", "label_dropout", "label_encoding",
     "label_distance_mm", "reference", "correlation_mm",
 )  # fmt: skip
-SMALLEST_DEVIATION = 0.01
+SMALLEST_DEVIATION = 0.005
+FEWEST_VOXELS = 30
 FAST_PEOPLE = 4
 
 
@@ -288,7 +291,7 @@ def make_spec(
     people: int,
     channel_mean: Sequence[float] | None = None,
     channel_std: Sequence[float] | None = None,
-    label_intensities: Sequence[tuple[float, float]] | None = None,
+    label_intensities: LabelIntensities | None = None,
 ) -> ModelSpec:
     """The specification of the model that a configuration trains; channels in and out filled in.
 
@@ -344,13 +347,15 @@ def make_spec(
     network = complete_network(config)
     diffused = network["out_channels"]
     if label_intensities is None:
-        label_intensities = [(0.0, 1.0)] * (1 + len(config.label_channels)) if config.reference == "label_means" else []
+        label_intensities = (
+            [((0.0, 1.0),) * DEPTHS] * (1 + len(config.label_channels)) if config.reference == "label_means" else []
+        )
     spec = ModelSpec(
         **shared,
         network=network,
         channel_mean=tuple(channel_mean or [0.0] * diffused),
         channel_std=tuple(channel_std or [1.0] * diffused),
-        label_intensities=tuple(label_intensities),
+        label_intensities=tuple(tuple(label) for label in label_intensities),
         label_source=label_source,
         training=training,
     )
@@ -413,27 +418,39 @@ def measure(config: TrainConfig, source: Source) -> Statistics:
     return Statistics(channel_mean=mean.tolist(), channel_std=std.tolist(), label_intensities=intensities)
 
 
-def measure_labels(config: TrainConfig, source: Source, drawn: Sequence[Item]) -> tuple[tuple[float, float], ...]:
-    """Mean of the image within the background and each label channel, and its deviation from the painted means.
+def measure_labels(config: TrainConfig, source: Source, drawn: Sequence[Item]) -> LabelIntensities:
+    """Mean of the image within the background and each label channel by depth, and its deviation from those painted.
 
-    A label that is not there has the mean and deviation of all labels together.
+    A depth at which a label has fewer than ``FEWEST_VOXELS`` voxels has the figures of the depth before it, an absent
+    label those of all labels together.
     """
     codec = Codec(make_spec(config, source.people))
-    kinds = [codec.kind(item["label"][None]).flatten() for item in drawn]
-    values = [item["image"].double().flatten() for item in drawn]
-    kind, value = torch.cat(kinds), torch.cat(values)
-    count = torch.bincount(kind, minlength=1 + len(config.label_channels))
-    labelled = value[kind > 0] if bool((kind > 0).any()) else value
-    mean = torch.where(count > 0, torch.bincount(kind, value, minlength=len(count)) / count, labelled.mean())
-    painted = [smoothed(mean[codec.kind(item["label"][None])]).flatten() for item in drawn]
-    error = (value - torch.cat(painted)).square()
-    square = torch.where(count > 0, torch.bincount(kind, error, minlength=len(count)) / count, labelled.var())
+    kinds = [codec.kind(item["label"][None]) for item in drawn]
+    rows = [kind * DEPTHS + depth(kind) - 1 for kind in kinds]
+    image = torch.cat([item["image"].double().flatten() for item in drawn])
+    kind, row = (torch.cat([x.flatten() for x in parts]) for parts in (kinds, rows))
+    labelled = image[kind > 0] if bool((kind > 0).any()) else image
+    count = torch.bincount(row, minlength=DEPTHS * (1 + len(config.label_channels)))
+    mean = _filled(torch.bincount(row, image, minlength=len(count)) / count, count, float(labelled.mean()))
+    error = (image - torch.cat([smoothed(mean[x]).flatten() for x in rows])).square()
+    square = _filled(torch.bincount(row, error, minlength=len(count)) / count, count, float(labelled.var()))
     deviation = square.sqrt().clamp(min=SMALLEST_DEVIATION)
-    return tuple(zip(mean.tolist(), deviation.tolist(), strict=True))
+    pairs = list(zip(mean.tolist(), deviation.tolist(), strict=True))
+    return tuple(tuple(pairs[i : i + DEPTHS]) for i in range(0, len(pairs), DEPTHS))
+
+
+def _filled(figures: Tensor, count: Tensor, otherwise: float) -> Tensor:
+    """Figures of (label, depth), those of too few voxels replaced as :func:`measure_labels` says."""
+    filled = figures.clone()
+    for row in range(len(filled)):
+        if count[row] < FEWEST_VOXELS:
+            filled[row] = filled[row - 1] if row % DEPTHS else otherwise
+    return filled
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that cannot take the run; nothing is touched."""
+    check_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise MedgenError(f"output '{folder}' is a file. Give a folder.")
     if resume and not folder.is_dir():

@@ -1,7 +1,7 @@
 """What each sampler reaches in how many steps, with one trained model.
 
-Run ``python -m tests.bench.samplers_table MODEL -o OUT.json``. To save time the volumes are 64^3 crops about the middle
-of the brain (the sampler works on any size); DDPM with 1,000 steps runs on the first three.
+Run ``python -m tests.bench.samplers_table MODEL -o OUT.json``. DDPM with 1,000 steps runs on the first three volumes.
+``--size 64`` saves time: crops about the middle of the brain (the sampler works on any size).
 """
 
 from __future__ import annotations
@@ -41,26 +41,27 @@ ALLOWED_SHARE = 1 / 25
 
 def samplers_table(
     model: GenerativeModel,
-    subjects: int = 6,
-    size: int = 64,
+    subjects: int = 3,
+    size: int | None = None,
     grid: dict[str, tuple[int, ...]] | None = None,
     longest_subjects: int = 3,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Figures of every sampler and number of steps on the same crops and seeds.
+    """Figures of every sampler and number of steps on the same volumes and seeds.
 
     Args:
         model: task ``label_to_image`` with a population as its label source.
         subjects: unseen deformations.
-        size: edge of the crops in voxels.
+        size: edge of the crops in voxels; None: whole volumes.
         grid: sampler to numbers of steps; ``GRID`` by default.
-        longest_subjects: crops for DDPM-1000; 0 leaves it out.
+        longest_subjects: volumes for DDPM-1000; 0 leaves it out.
         console: where the table goes.
     """
     out = console or Console()
     population = population_of(model.spec)
-    wholes = [make_case(population, unseen_seed(i)) for i in range(subjects)]
-    cases = [case.crop(central_window(case, size)) for case in wholes]
+    cases = [make_case(population, unseen_seed(i)) for i in range(subjects)]
+    if size is not None:
+        cases = [case.crop(central_window(case, size)) for case in cases]
     training = [make_case(population, training_seed(model.spec, i)) for i in range(6)]
     means = label_means([c.image for c in training], [c.groups for c in training], len(TISSUES))
     chosen: dict[str, tuple[int, ...]] = GRID if grid is None else grid
@@ -108,7 +109,7 @@ def _verdicts(model: GenerativeModel, rows: Sequence[dict[str, Any]]) -> dict[st
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
     columns = ["evaluations", "Wasserstein brain", "worst tissue", "worst band", "sharpness", "s / volume", "CPU s"]
-    table = Table("sampler", "steps", *columns, title=f"Samplers, crops of {rows[0]['subjects']} unseen subjects")
+    table = Table("sampler", "steps", *columns, title=f"Samplers, {rows[0]['subjects']} unseen subjects")
     for row in rows:
         worst = "{1:.2f} {0}".format(*row["worst_brain"])
         cells = [f"{row['mean_wasserstein_brain']:.2f}", worst, f"{row['worst_band']:.2f}", f"{row['sharpness']:.2f}"]
@@ -122,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--subjects", type=int, default=6)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--subjects", type=int, default=3)
+    parser.add_argument("--size", type=int, help="edge of crops in voxels; whole volumes by default")
     parser.add_argument("--longest-subjects", type=int, default=3)
     given = parser.parse_args(arguments)
     found = samplers_table(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medgen.checks import MedgenError
-from medgen.io.atomic import atomic_directory, atomic_path, write_json
+from medgen.io.atomic import atomic_directory, atomic_path, check_writable, write_json
 
 LIMITED = """
 import resource, signal, sys
@@ -94,3 +94,16 @@ def test_json_is_sorted_and_strict(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"a": "µ", "b": 1}
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "b.json", float("nan"))
+
+
+def test_an_output_that_cannot_be_made_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable(tmp_path / "new" / "deeper")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MedgenError, match="is a file"):
+        check_writable(tmp_path / "file" / "new")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(MedgenError, match=f"no permission in '{tmp_path}'"):
+        check_writable(tmp_path / "new" / "deeper")

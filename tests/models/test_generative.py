@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
+from torch import Tensor
 
 import medgen
 from medgen.checks import MedgenError
 from medgen.diffusion.samplers import SAMPLERS
 from medgen.models import ModelSpec, save_model
-from medgen.models.codec import Codec, signed_distance
+from medgen.models.codec import Codec, depth, signed_distance
 from medgen.models.generative import GenerativeModel
 from medgen.networks import build_network
 
@@ -152,15 +153,35 @@ def test_refusals_name_the_remedy() -> None:
         make("inpaint").sample(1)
 
 
+def halves() -> Tensor:
+    """Label map ``(1, 1, 8, 8, 8)``: background in the first four planes, label 1 in the rest."""
+    kind = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
+    kind[..., 4:] = 1
+    return kind
+
+
+def test_depth_counts_steps_from_the_edge_of_a_label() -> None:
+    kind = halves()
+    assert depth(kind)[0, 0, 0, 0].tolist() == [4, 3, 2, 1, 1, 2, 3, 4]
+    assert depth(kind, 2)[0, 0, 0, 0].tolist() == [2, 2, 2, 1, 1, 2, 2, 2]
+    kind[0, 0, 4, 4, 6] = 2  # a single voxel within
+    assert depth(kind)[0, 0, 4, 4].tolist() == [4, 3, 2, 1, 1, 1, 1, 1]
+    assert depth(kind)[0, 0, 3, 4, 6] == 1
+    assert depth(kind)[0, 0, 3, 3, 6] == 2, "a neighbour over the edge of a cube is no neighbour"
+    assert depth(torch.zeros(1, 1, 3, 3, dtype=torch.long)).unique().tolist() == [4]
+
+
 def test_an_image_is_diffused_relative_to_the_painted_means_of_its_labels() -> None:
     spec = make("label_to_image").spec
-    values = ((0.1, 0.02), *[(0.3 + 0.1 * k, 0.05) for k in range(len(spec.label_channels))])
-    codec = Codec(dataclasses.replace(spec, reference="label_means", label_intensities=values))
-    ids = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
-    ids[..., 4:] = spec.label_channels[0][1][0]
+    flat = [((0.3 + 0.1 * k, 0.05),) * 4 for k in range(len(spec.label_channels))]
+    deep = ((0.1, 0.08), (0.1, 0.06), (0.1, 0.04), (0.0, 0.02))
+    codec = Codec(dataclasses.replace(spec, reference="label_means", label_intensities=(deep, *flat)))
+    ids = halves() * spec.label_channels[0][1][0]
     given = codec.given_label(ids)
-    torch.testing.assert_close(given.center[0, 0, 0, 0], torch.tensor([0.1] * 3 + [0.15, 0.25] + [0.3] * 3))
-    assert given.scale.unique().tolist() == pytest.approx([0.02, 0.0275, 0.0425, 0.05])
+    torch.testing.assert_close(given.center[0, 0, 0, 0], torch.tensor([0.025, 0.075, 0.1, 0.15, 0.25, 0.3, 0.3, 0.3]))
+    torch.testing.assert_close(
+        given.scale[0, 0, 0, 0], torch.tensor([0.025, 0.04, 0.06, 0.0675, 0.0575, 0.05, 0.05, 0.05])
+    )
     image = torch.rand(1, 1, 8, 8, 8)
     torch.testing.assert_close(codec.decode(codec.encode(image, given), given)[0], image)
     assert codec.raw(given.center, given).abs().max() == 0  # what the label says is nothing to learn

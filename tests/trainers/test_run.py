@@ -33,6 +33,7 @@ from medgen.trainers.diffusion import (
     Ema,
     channel_weight,
     hole_weight,
+    label_weight,
     learning_rate,
 )
 from medgen.trainers.run import initial_network, make_spec, measure, measure_labels
@@ -470,11 +471,25 @@ def test_label_means_and_deviations_are_those_of_the_data(write_config: Write) -
     source = Blocks()
     drawn = [source.item(seed) for seed in range(2)]
     background, ball, absent = measure_labels(config, source, drawn)
-    # painted means are smoothed by (1, 2, 1) / 4: one of the four layers of each half is 0.6 / 4 off
-    deviation = math.sqrt(0.1**2 + (0.6 / 4) ** 2 / 4)
-    assert background == pytest.approx((0.2, deviation), abs=1e-5)
-    assert ball == pytest.approx((0.8, deviation), abs=1e-5)
-    assert absent == pytest.approx((0.8, 0.1), rel=0.01), "the figures of all labels together"
+    # painted means are smoothed by (1, 2, 1) / 4: the layer at the edge is 0.6 / 4 off
+    edge = math.sqrt(0.1**2 + (0.6 / 4) ** 2)
+    for label, mean in ((background, 0.2), (ball, 0.8)):
+        assert label[0] == pytest.approx((mean, edge), abs=1e-5)
+        assert all(deeper == pytest.approx((mean, 0.1), abs=1e-5) for deeper in label[1:])
+    assert all(at == pytest.approx((0.8, 0.1), rel=0.01) for at in absent), "the figures of all labels together"
+
+
+def test_a_depth_with_few_voxels_has_the_figures_of_the_one_before(write_config: Write) -> None:
+    settings = {"task": "label_to_image", "label_dropout": 0.0, "reference": "label_means"}
+    config = load_config(write_config(**settings))
+    label = torch.zeros(1, 16, 16, 16, dtype=torch.int16)
+    label[:, 5:10, 5:10, 5:10] = 1  # 98 voxels at the edge, 26 next to it, 1 deeper
+    image = torch.where(label > 0, 0.8, 0.2)
+    image[:, 6:9, 6:9, 6:9] = 0.5
+    _, ball = measure_labels(config, Blocks(), [{"image": image, "label": label}])
+    assert [round(mean, 5) for mean, _ in ball] == [0.8] * 4
+    _, ball = measure_labels(config, Blocks(), [{"image": image, "label": label}] * 2)
+    assert [round(mean, 5) for mean, _ in ball] == [0.8, 0.5, 0.5, 0.5]
 
 
 def test_holes_between_the_voxels_are_refused(write_config: Write) -> None:
@@ -567,3 +582,18 @@ def test_a_run_starts_from_the_weights_and_figures_of_a_model(write_config: Writ
     with pytest.raises(MedgenError, match="its network is"):
         train(write_config(), tmp_path / "third", [*overrides, "net#channels=[16, 16]"])
     assert not (tmp_path / "third").exists() or not any((tmp_path / "third").iterdir())
+
+
+def test_small_labels_weigh_more_with_label_balance() -> None:
+    kind = torch.zeros(2, 1, 8, 8, 8, dtype=torch.long)
+    kind[0, 0, :4, :4, :2] = 2  # 32 of 512 voxels
+    weight = label_weight(kind, 0.5, (4, 4, 4))
+    assert weight.shape == (2, 1, 4, 4, 4)
+    assert weight[1].unique().tolist() == [1.0], "one label alone"
+    assert weight[0].mean().item() == pytest.approx(1.0)
+    rare, common = weight[0, 0, 0, 0, 0].item(), weight[0, 0, 3, 3, 3].item()
+    assert rare / common == pytest.approx((480 / 32) ** 0.5)
+    assert label_weight(kind, 0.0, (4, 4, 4)).unique().tolist() == [1.0]
+    single = torch.zeros(1, 1, 16, 16, 16, dtype=torch.long)
+    single[..., 0, 0, 0] = 1
+    assert label_weight(single, 1.0, (16, 16, 16)).max() < 1001, "a stray voxel does not rule the loss"
