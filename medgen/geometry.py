@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,37 @@ from monai.data import MetaTensor
 from torch.nn.functional import grid_sample
 
 from medgen.checks import MedgenError, check_choice, check_positive
+from medgen.intensity import IntensityWindow
 
-__all__ = ["ModelGrid", "resample", "same_grid", "spacing_of"]
+__all__ = ["ModelGrid", "affine_fault", "resample", "same_grid", "spacing_of"]
 
 Mode = Literal["area", "linear", "nearest", "label"]
 _MODES = ("area", "linear", "nearest", "label")
+_BLENDING = ("area", "linear")
 _POINTS_PER_SLAB = 2_000_000
 _IDS_PER_PASS = 8
+
+
+def affine_fault(affine: np.ndarray) -> str | None:
+    """What is wrong with an affine, or None: it is finite, no axis is empty and no two axes are nearly parallel.
+
+    Args:
+        affine: 4x4, any unit of length.
+
+    Example:
+        >>> affine_fault(np.diag([1.0, 2.0, 0.0, 1.0]))
+        'an axis of no length'
+    """
+    if not np.isfinite(affine).all():
+        return "not finite"
+    if not (np.abs(affine) < 1e9).all():
+        return "lengths beyond reason"
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (sizes > 1e-9).all():
+        return "an axis of no length"
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-4:
+        return "it cannot be inverted"
+    return None
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -58,15 +82,19 @@ def same_grid(first: MetaTensor, second: MetaTensor, tolerance_mm: float = 1e-3)
 
 @dataclass(frozen=True, eq=False)
 class ModelGrid:
-    """A model's grid laid over an input's grid: RAS+ axes, the model's spacing and size.
+    """A model's grid laid over an input's grid, and the model's intensities over the input's: there and back.
 
-    Made by :meth:`around`. Oblique inputs are turned to the world's axes, flipped and permuted ones put right.
+    Made by :meth:`around`. Oblique and sheared inputs are turned to the world's axes, flipped and permuted ones put
+    right, and cropped or padded to the model's size. With a window (:meth:`with_window`), intensities become the
+    model's on the way there and the input's own on the way back; labels and masks (modes ``label`` and ``nearest``)
+    keep their values.
 
     Attributes:
         affine: of the model's grid, RAS+ mm, 4x4 float64, diagonal with positive spacing.
         shape: of the model's grid, ``(X, Y, Z)``.
         source_affine: of the input's grid, RAS+ mm, 4x4 float64.
         source_shape: of the input's grid, ``(I, J, K)``.
+        window: from the input's intensities to the model's; None: they are the same.
 
     Example:
         >>> grid = ModelGrid.around(np.diag([-1.0, 1.0, 3.0, 1.0]), (20, 20, 8), spacing=(2, 2, 2), multiple=4)
@@ -76,12 +104,15 @@ class ModelGrid:
         >>> back = grid.from_model(grid.to_model(volume))
         >>> tuple(back.shape), bool(torch.allclose(back.affine, volume.affine.double()))
         ((1, 20, 20, 8), True)
+        >>> grid.with_window(IntensityWindow(0.0, 4.0)).to_model(volume).unique().tolist()
+        [0.0, 0.25]
     """
 
     affine: np.ndarray
     shape: tuple[int, int, int]
     source_affine: np.ndarray
     source_shape: tuple[int, int, int]
+    window: IntensityWindow | None = None
 
     @classmethod
     def around(
@@ -124,39 +155,94 @@ class ModelGrid:
         model_affine[:3, 3] = lower_edge + steps / 2
         return cls(model_affine, _shape3(counts), source_affine, source_shape)
 
+    def with_window(self, window: IntensityWindow | None) -> ModelGrid:
+        """The same grids with another intensity window."""
+        return replace(self, window=window)
+
     def to_model(self, volume: MetaTensor, mode: Mode = "area", fill: float = 0.0) -> MetaTensor:
         """Resamples an input volume onto the model's grid.
 
         Args:
             volume: shape ``(C, I, J, K)`` on the input's grid.
             mode: see :func:`resample`.
-            fill: the value where the input does not reach.
+            fill: the value where the input does not reach, in the input's unit.
 
         Returns:
-            Shape ``(C, X, Y, Z)`` on the model's grid, affine included.
+            Shape ``(C, X, Y, Z)`` on the model's grid, affine included; in the model's intensities (float32) where
+            there is a window and the mode blends.
 
         Raises:
             MedgenError: ``volume`` is on another grid.
         """
         _check_on_grid("ModelGrid.to_model", volume, self.source_affine, self.source_shape)
-        return _moved(volume, self.source_affine, self.affine, self.shape, mode, fill)
+        moved = _moved(volume, self.source_affine, self.affine, self.shape, mode, fill)
+        return moved if self.window is None or mode not in _BLENDING else self.window.forward(moved)
 
     def from_model(self, volume: torch.Tensor, mode: Mode = "area", fill: float = 0.0) -> MetaTensor:
         """Resamples a volume on the model's grid back onto the exact input grid.
 
         Args:
-            volume: shape ``(C, X, Y, Z)`` on the model's grid.
+            volume: shape ``(C, X, Y, Z)`` on the model's grid, in the model's intensities where there is a window.
             mode: see :func:`resample`.
-            fill: the value where the model's grid does not reach; see :meth:`covered`.
+            fill: the value where the model's grid does not reach, in the input's unit; see :meth:`covered`.
 
         Returns:
-            Shape ``(C, I, J, K)`` with the input's affine.
+            Shape ``(C, I, J, K)`` with the input's affine, in the input's unit.
 
         Raises:
             MedgenError: ``volume`` is on another grid.
         """
         _check_on_grid("ModelGrid.from_model", volume, self.affine, self.shape)
+        if self.window is not None and mode in _BLENDING:
+            volume = self.window.inverse(volume)
         return _moved(volume, self.affine, self.source_affine, self.source_shape, mode, fill)
+
+    def difference_from_model(self, difference: torch.Tensor) -> MetaTensor:
+        """Like :meth:`from_model` for the difference of two images: scaled by the window, but not shifted.
+
+        Args:
+            difference: shape ``(C, X, Y, Z)`` on the model's grid, in the model's intensities.
+
+        Returns:
+            Shape ``(C, I, J, K)`` with the input's affine, in the input's unit; 0 where the model does not reach.
+
+        Raises:
+            MedgenError: ``difference`` is on another grid.
+        """
+        _check_on_grid("ModelGrid.difference_from_model", difference, self.affine, self.shape)
+        if self.window is not None:
+            difference = difference * (self.window.high - self.window.low)
+        return _moved(difference, self.affine, self.source_affine, self.source_shape, "area", 0.0)
+
+    def put_back(
+        self, volume: MetaTensor, result: torch.Tensor, changed: torch.Tensor | None = None, mode: Mode = "area"
+    ) -> MetaTensor:
+        """The input volume with a result on the model's grid in place of some of its voxels.
+
+        Args:
+            volume: shape ``(C, I, J, K)`` on the input's grid.
+            result: shape ``(C, X, Y, Z)`` on the model's grid, in the model's intensities where there is a window.
+            changed: shape ``(1, I, J, K)``, non-zero = take the result; by default all that the model's grid reaches.
+            mode: see :func:`resample`.
+
+        Returns:
+            Shape, grid and type of ``volume``; its own bits where nothing changed or the model's grid does not reach.
+            Whole-number types take rounded values, cut to their range.
+
+        Raises:
+            MedgenError: a volume, result or mask on another grid.
+        """
+        _check_on_grid("ModelGrid.put_back", volume, self.source_affine, self.source_shape)
+        take = self.covered()[None].to(volume.device)
+        if changed is not None:
+            _check_on_grid("ModelGrid.put_back", changed, self.source_affine, self.source_shape)
+            take = take & (torch.as_tensor(changed) != 0).to(volume.device)
+        values = self.from_model(result, mode).as_tensor().to(volume.device)
+        if not volume.is_floating_point() and values.is_floating_point():
+            limits = torch.iinfo(volume.dtype)
+            values = values.double().round().clamp(limits.min, limits.max)
+        merged = torch.where(take, values.to(volume.dtype), volume.as_tensor())
+        return MetaTensor(merged, affine=volume.affine, meta=_meta_of(volume))
 
     def covered(self) -> torch.Tensor:
         """Which input voxels have their centre inside the model's grid: bool, shape ``(I, J, K)``."""
@@ -223,10 +309,15 @@ def _moved(
 ) -> MetaTensor:
     """:func:`resample` that carries ``meta`` along."""
     values = resample(volume, affine, new_affine, new_shape, mode, fill)
+    return MetaTensor(values, affine=torch.from_numpy(new_affine), meta=_meta_of(volume))
+
+
+def _meta_of(volume: torch.Tensor) -> dict[str, Any]:
+    """What a volume carries along, but for what belongs to its grid."""
     meta = dict(volume.meta) if isinstance(volume, MetaTensor) else {}
     for stale in ("affine", "original_affine", "spatial_shape"):
         meta.pop(stale, None)
-    return MetaTensor(values, affine=torch.from_numpy(new_affine), meta=meta)
+    return meta
 
 
 def _points_per_voxel(matrix: np.ndarray) -> tuple[int, int, int]:
@@ -298,7 +389,7 @@ def _majority(
 
 def _checked_grid(affine: np.ndarray | torch.Tensor, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, int, int]]:
     matrix = _array(affine)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+    if matrix.shape != (4, 4) or affine_fault(matrix):
         raise MedgenError("ModelGrid.around: affine must be a finite 4x4 matrix that can be inverted. Mend the header.")
     if len(shape) != 3:
         raise MedgenError(f"ModelGrid.around: shape must have three axes; got {tuple(shape)}. Give (I, J, K).")

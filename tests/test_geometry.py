@@ -10,21 +10,23 @@ from scipy.spatial.transform import Rotation
 
 from medgen.checks import MedgenError
 from medgen.geometry import ModelGrid, resample, same_grid, spacing_of
+from medgen.intensity import IntensityWindow
 
 WAVELENGTH = 70.0  # mm
 
 
 @st.composite
 def grids(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """A grid of any orientation: oblique, flipped, permuted, anisotropic; RAS+ affine in mm, and its shape."""
+    """A grid of any orientation: oblique, flipped, permuted, anisotropic, sheared; RAS+ affine in mm, and its shape."""
     angles = draw(st.tuples(*[st.floats(-40, 40)] * 3)) if draw(st.booleans()) else (0.0, 0.0, 0.0)
     order = draw(st.permutations(range(3)))
     signs = np.array(draw(st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3)))
     spacing = np.array(draw(st.tuples(*[st.floats(0.8, 3.5)] * 3)))
     affine = np.eye(4)
-    affine[:3, :3] = (
-        Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.eye(3)[:, order] * signs * spacing
-    )
+    rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    if draw(st.booleans()):  # a tilted gantry: the slices are shifted along the rows, the first axis
+        rotation = rotation @ np.array([[1, 0, np.tan(np.deg2rad(draw(st.floats(-25, 25))))], [0, 1, 0], [0, 0, 1]])
+    affine[:3, :3] = rotation @ np.eye(3)[:, order] * signs * spacing
     affine[:3, 3] = draw(st.tuples(*[st.floats(-100, 100)] * 3))
     shape = tuple(int(np.clip(round(50 / step), 12, 48)) for step in spacing)
     return affine, (shape[0], shape[1], shape[2])
@@ -115,6 +117,85 @@ def test_equal_axis_parallel_spacing_resamples_nothing(source: tuple) -> None:
     assert grid.shape == tuple(np.array(shape)[axes])
     back = grid.from_model(grid.to_model(volume))
     torch.testing.assert_close(back.as_tensor(), volume.as_tensor(), atol=2e-4, rtol=0)
+
+
+def inside(affine: np.ndarray, shape: tuple[int, ...], points: torch.Tensor, margin_mm: float) -> torch.Tensor:
+    """Which world points lie in a grid at least ``margin_mm`` from its faces, whatever its shear."""
+    inverse = torch.from_numpy(np.linalg.inv(affine))
+    index = torch.einsum("ij,jxyz->ixyz", inverse[:3, :3], points) + inverse[:3, 3].reshape(3, 1, 1, 1)
+    margin = margin_mm * inverse[:3, :3].norm(dim=1).reshape(3, 1, 1, 1)  # per mm across a face, in voxels
+    last = torch.tensor(shape).reshape(3, 1, 1, 1) - 1
+    return ((index >= margin) & (index <= last - margin)).all(0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(grids(), st.tuples(*[st.floats(0.9, 3.0)] * 3))
+def test_position_survives_there_and_back(source: tuple, spacing: tuple[float, float, float]) -> None:
+    """Linear interpolation and means over voxels keep each world coordinate: exact on both grids, off the faces."""
+    affine, shape = source
+    points = world(affine, shape)
+    volume = MetaTensor(points, affine=torch.from_numpy(affine))
+    grid = ModelGrid.around(affine, shape, spacing, multiple=4)
+    there = grid.to_model(volume)
+    reach = float(np.linalg.norm(spacing) / 2 + np.linalg.norm(affine[:3, :3], axis=0).sum())
+    place = world(grid.affine, grid.shape)
+    core = inside(affine, shape, place, reach)
+    assert not core.any() or (there.as_tensor() - place)[:, core].abs().max() < 1e-6
+    back = grid.from_model(there)
+    assert back.shape == volume.shape
+    np.testing.assert_array_equal(back.affine, affine)
+    core = inside(affine, shape, points, 2 * reach)
+    assert not core.any() or (back.as_tensor() - points)[:, core].abs().max() < 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(grids(), st.floats(1.0, 3.0), st.sampled_from([torch.int16, torch.uint8, torch.float32, torch.float64]))
+def test_untouched_voxels_are_the_same_bits(source: tuple, spacing: float, dtype: torch.dtype) -> None:
+    affine, shape = source
+    stream = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 255, (1, *shape), generator=stream).to(dtype)
+    volume = MetaTensor(values + 0.125 if dtype.is_floating_point else values, affine=torch.from_numpy(affine))
+    size = (8, 12, 8)
+    grid = ModelGrid.around(affine, shape, (spacing,) * 3, size=size).with_window(IntensityWindow(-50.0, 400.0))
+    changed = torch.rand((1, *shape), generator=stream) < 0.3
+    result = torch.rand((1, *size), generator=stream)
+    back = grid.put_back(volume, result, changed)
+    assert back.dtype == dtype
+    np.testing.assert_array_equal(back.affine, affine)
+    take = changed & grid.covered()[None]
+    assert torch.equal(back.as_tensor()[~take], volume.as_tensor()[~take])
+    expected = grid.from_model(result).as_tensor()[take].clamp(*((0, 255) if dtype == torch.uint8 else (-50, 400)))
+    tolerance = 1e-4 if dtype.is_floating_point else 0.5 + 1e-4
+    if take.any():
+        assert (back.as_tensor()[take].double() - expected).abs().max() <= tolerance
+
+
+@settings(max_examples=15, deadline=None)
+@given(grids(), st.floats(-1000, 1000), st.floats(1, 4000))
+def test_window_goes_there_and_back_with_the_grid(source: tuple, low: float, width: float) -> None:
+    affine, shape = source
+    window = IntensityWindow(low, low + width)
+    volume = volume_on(affine, shape)
+    volume = MetaTensor((volume.as_tensor() + 3) / 6 * width + low, affine=volume.affine)  # all inside the window
+    plain = ModelGrid.around(affine, shape, (2.0, 2.0, 2.0))
+    grid = plain.with_window(window)
+    there = grid.to_model(volume, fill=low)
+    assert there.dtype == torch.float32
+    assert -1e-4 <= float(there.min()) <= float(there.max()) <= 1 + 1e-4
+    np.testing.assert_array_equal(there.affine, plain.affine)
+    expected = plain.from_model(plain.to_model(volume, fill=low))
+    scale = abs(low) + width
+    assert (grid.from_model(there) - expected).abs().max() < 1e-5 * scale
+    difference = grid.difference_from_model(there) - (grid.from_model(there, fill=low) - low)
+    assert difference.abs().max() < 1e-5 * scale
+    label = MetaTensor((volume.as_tensor() > low + width / 2).to(torch.int32), affine=volume.affine)
+    assert torch.equal(grid.to_model(label, mode="label"), plain.to_model(label, mode="label"))
+
+
+def test_voxels_of_a_micrometre_are_an_affine_like_any_other() -> None:
+    affine = np.diag([1e-3, 1e-3, 2e-3, 1])
+    grid = ModelGrid.around(affine, (8, 8, 8), (1e-3,) * 3)
+    assert grid.shape == (8, 8, 16)
 
 
 def test_area_is_the_mean_over_the_new_voxel() -> None:

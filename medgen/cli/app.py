@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from medgen.cli.convert import convert
 from medgen.cli.generate import generate
 from medgen.cli.inpaint import inpaint
+from medgen.cli.inspect import inspect
 from medgen.cli.models import models
 from medgen.cli.train import train
 
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, inpaint, train, models):
+for command in (inspect, convert, generate, inpaint, train, models):
     app.command()(command)
 
 

@@ -13,13 +13,27 @@ import typer
 
 from medgen.checks import MedgenError
 
-__all__ = ["Device", "Overwrite", "one_line_errors", "progress_bar", "warn"]
+__all__ = [
+    "Budget", "Channels", "Device", "EachFrame", "MaskNonFinite", "Overwrite", "WithoutGeometry", "one_line_errors",
+    "progress_bar", "warn",
+]  # fmt: skip
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+EachFrame = Annotated[bool, typer.Option("--each-frame", help="Take the volumes of a 4D file one by one.")]
+MaskNonFinite = Annotated[
+    bool, typer.Option("--mask-non-finite", help="Replace NaN and infinity by 0; otherwise they are refused.")
+]
+Channels = Annotated[bool, typer.Option("--channels", help="Take colours and complex numbers as channels.")]
+WithoutGeometry = Annotated[
+    bool, typer.Option("--without-geometry", help="Take files without a place in space, voxels as mm (no DICOM).")
+]
+Budget = Annotated[
+    float, typer.Option("--memory-budget", min=0.001, metavar="GB", help="Refuse a volume that needs more memory.")
+]
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:

@@ -14,12 +14,18 @@ __all__ = ["inpaint"]
 
 @one_line_errors
 def inpaint(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The filled scan (.nii.gz or .nii).")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="OUT", help="The filled scan: .nii.gz, .nii, or a folder for DICOM."),
+    ],
     image: Annotated[
-        Path | None, typer.Argument(metavar="IMAGE", help="The scan (NIfTI), of any spacing and orientation.")
+        Path | None, typer.Argument(metavar="IMAGE", help="The scan: NIfTI, or a folder with one DICOM series.")
     ] = None,
     inpaint_mask: Annotated[
-        Path | None, typer.Argument(metavar="INPAINT_MASK", help="On the scan's grid: 0 = keep, otherwise regenerate.")
+        Path | None,
+        typer.Argument(
+            metavar="INPAINT_MASK", help="On the scan's grid: 0 = keep, otherwise regenerate. NIfTI or DICOM SEG."
+        ),
     ] = None,
     input_: Annotated[Path | None, typer.Option("-i", "--input", metavar="IMAGE", help="The scan, instead.")] = None,
     model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = "brain-t1-inpaint",
@@ -35,7 +41,8 @@ def inpaint(
 ) -> None:
     """Fill a hole in a scan. Every voxel outside INPAINT_MASK keeps its stored value, bit for bit.
 
-    A JSON file beside the output says that and how it was made.
+    A JSON file beside the output says that and how it was made. A DICOM series comes out as a derived series of the
+    same study where OUT is a folder.
     """
     files = [file for file in (input_, image, inpaint_mask) if file is not None]
     if len(files) != 2:
@@ -53,6 +60,8 @@ def inpaint(
         warn("more than half of the volume was regenerated: little of the scan is left to go by.")
     if report.clipped:
         warn(f"{report.clipped} new values were clipped to what the scan's stored type can hold.")
+    for finding in report.findings:
+        warn(finding)
     typer.echo(f"record: {report.record}")
     if picture is not None:
         typer.echo(f"picture: {picture}")

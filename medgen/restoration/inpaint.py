@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -44,8 +43,9 @@ class InpaintReport:
         fraction: share of the volume's voxels that were regenerated.
         voxels: how many.
         clipped: voxels whose new value did not fit the file's stored type.
-        output: the written file.
+        output: the written file or folder.
         record: the JSON file beside it, which says that and how it was made.
+        findings: what reading a DICOM series found out, each a code and a sentence.
     """
 
     fraction: float
@@ -53,6 +53,7 @@ class InpaintReport:
     clipped: int
     output: Path
     record: Path
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,17 @@ def inpaint_file(
     device: str = "auto",
     callback: Callable[[int, int], None] | None = None,
 ) -> InpaintReport:
-    """Fill the hole of a scan in a file; header, stored type and all voxels outside the hole stay bit for bit.
+    """Fill the hole of a scan in files; all voxels outside the hole keep their stored value bit for bit.
 
-    Beside ``filled.nii.gz`` stands ``filled.json``: ``"synthetic": true``, model, seed, settings and versions, and how
-    much was regenerated; no path and no clock time. All files are written, or none.
+    A NIfTI scan keeps header and stored type too. A DICOM series comes out as a derived series of the same study, or as
+    NIfTI. Beside ``filled.nii.gz`` (or the folder ``filled``) stands ``filled.json``: ``"synthetic": true``, model,
+    seed, settings and versions, the SHA-256 of what came in, and how much was regenerated; no path and no clock time.
+    All files are written, or none.
 
     Args:
-        image: NIfTI file, one 3D volume.
-        inpaint_mask: NIfTI file on the same grid, 0 = keep, else regenerate.
-        output: NIfTI file to write.
+        image: NIfTI file, one 3D volume; or a folder with one DICOM series.
+        inpaint_mask: NIfTI file on the same grid, 0 = keep, else regenerate; or a DICOM segmentation.
+        output: NIfTI file to write, or, for a DICOM series, a folder.
         model: see :func:`inpaint`, as are ``mode``, ``samples``, ``seed``, ``device`` and ``callback``.
         mode: see :func:`inpaint`.
         samples: see :func:`inpaint`.
@@ -162,27 +165,39 @@ def inpaint_file(
         What was done.
 
     Raises:
-        MedgenError: see :func:`inpaint`; a file that is missing or unreadable, or an existing output.
+        MedgenError: see :func:`inpaint`; a file that is missing or unreadable, or an output that exists or cannot be
+            written.
         OSError: the disk is full, or the like; the outputs stay as they were.
     """
     from medgen.cohort.contact_sheet import inpaint_sheet
     from medgen.io.atomic import atomic_path, write_json
-    from medgen.io.nifti import read_nifti, write_like
+    from medgen.restoration.scans import outputs, read_hole, read_scan
 
     _check_arguments(mode, samples)
-    target, record, drawing = _outputs(output, picture, overwrite)
-    volume = read_nifti(image, role="image")
-    hole = read_nifti(inpaint_mask, role="inpaint_mask")
-    result = inpaint(volume, hole, model, mode, samples, seed, device=device, callback=callback)
+    files = outputs(output, picture, overwrite, image)
+    scan = read_scan(image)
+    hole, hole_sha256 = read_hole(inpaint_mask, scan)
+    result = inpaint(scan.volume, hole, model, mode, samples, seed, device=device, callback=callback)
     count = int((hole.as_tensor() > 0.5).sum())
     regenerated = {"fraction": count / hole[0].numel(), "voxels": count}
+    provenance = result.meta["provenance"] | {
+        "synthetic": True,
+        "regenerated": regenerated,
+        "inputs": {"image_sha256": scan.sha256, "inpaint_mask_sha256": hole_sha256},
+    }
     with ExitStack() as until_all_are_written:
-        record_file, target_file = (until_all_are_written.enter_context(atomic_path(p)) for p in (record, target))
-        clipped = write_like(target_file, image, result.as_tensor(), hole.as_tensor())
-        write_json(record_file, result.meta["provenance"] | {"synthetic": True, "regenerated": regenerated})
-        if drawing is not None:
-            inpaint_sheet(volume, hole, result, until_all_are_written.enter_context(atomic_path(drawing)))
-    return InpaintReport(regenerated["fraction"], count, clipped, target, record)
+        record_file = until_all_are_written.enter_context(atomic_path(files.record))
+        write_json(record_file, provenance)
+        if files.drawing is not None:
+            drawing_file = until_all_are_written.enter_context(atomic_path(files.drawing))
+            inpaint_sheet(scan.volume, hole, result, drawing_file)
+        if files.is_series:
+            clipped = scan.write_series(files.target, result, hole, provenance, overwrite)
+        else:
+            target_file = until_all_are_written.enter_context(atomic_path(files.target))
+            clipped = scan.write_nifti(target_file, result.as_tensor(), hole.as_tensor())
+    codes = tuple(dict.fromkeys(f"{finding.code}: {finding.text}" for finding in scan.findings))
+    return InpaintReport(regenerated["fraction"], count, clipped, files.target, files.record, codes)
 
 
 def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
@@ -287,38 +302,6 @@ def _check_arguments(mode: str, samples: int) -> None:
         )
 
 
-def _outputs(
-    output: str | os.PathLike[str], picture: str | os.PathLike[str] | None, overwrite: bool
-) -> tuple[Path, Path, Path | None]:
-    """Names of the filled scan, its record and the picture.
-
-    Raises:
-        MedgenError: a wrong suffix, one that exists without ``overwrite``, or a record that is of another make.
-    """
-    target, drawing = Path(output), None if picture is None else Path(picture)
-    ending = next((end for end in (".nii.gz", ".nii") if target.name.lower().endswith(end)), "")
-    if not ending:
-        raise MedgenError(f"output '{output}' must end in .nii or .nii.gz. Rename it.")
-    if drawing is not None and drawing.suffix.lower() != ".png":
-        raise MedgenError(f"picture '{picture}' must end in .png. Rename it.")
-    record = target.with_name(target.name[: -len(ending)] + ".json")
-    for role, path in (("output", target), ("record", record), ("picture", drawing)):
-        if path is not None and path.exists() and not overwrite:
-            raise MedgenError(f"{role} '{path}' exists. Add --overwrite to replace it, or give another name.")
-    if record.exists() and not _is_record(record):
-        raise MedgenError(f"record '{record}' would replace a file of another make. Name the output otherwise.")
-    return target, record, drawing
-
-
-def _is_record(path: Path) -> bool:
-    """Whether a JSON file says that what it stands beside is synthetic."""
-    try:
-        content: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("synthetic") is True
-
-
 def _loaded(model: str | os.PathLike[str] | GenerativeModel, device: str) -> GenerativeModel:
     from medgen.models.bundled import load_model
     from medgen.models.generative import GenerativeModel
@@ -368,9 +351,8 @@ def _on_scan_grid(
         start, learnt = kriged(scan, hole[0].numpy(), spacing, model.spec.correlation_mm), learnt * told.hole
     else:
         start = np.full_like(scan, told.window.low)
-    scaled = MetaTensor(learnt * (told.window.high - told.window.low), affine=torch.from_numpy(grid.affine))
-    added: NDArray[np.float64] = grid.from_model(scaled).as_tensor()[0].double().numpy()
-    return start + added
+    added = grid.with_window(told.window).difference_from_model(learnt).as_tensor()[0].double().numpy()
+    return np.asarray(start + added)
 
 
 def _generate(

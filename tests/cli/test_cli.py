@@ -126,7 +126,7 @@ def fake_inpaint(monkeypatch: pytest.MonkeyPatch, fraction: float) -> list[tuple
 
     def fake(image: Path, inpaint_mask: Path, output: Path, **options: Any) -> SimpleNamespace:
         calls.append((image, inpaint_mask, output, options))
-        return SimpleNamespace(fraction=fraction, clipped=3, record=output.with_name("out.json"))
+        return SimpleNamespace(fraction=fraction, clipped=3, findings=(), record=output.with_name("out.json"))
 
     module = SimpleNamespace(inpaint_file=fake)
     monkeypatch.setitem(sys.modules, "medgen.restoration.inpaint", module)  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     plain = gzip.decompress(good.read_bytes())
     content = {
         "whole": good.read_bytes()[:-200],
-        "Expected": plain[:-100],
+        "header promises": plain[:-100],
         "not a NIfTI": b"hello" * 200,
         "is not a NIfTI": b"",
     }
@@ -95,7 +95,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     arrays = {"4D": np.zeros((4, 4, 4, 3), np.float32), "2D": np.zeros((4, 4), np.float32)}
     arrays["NaN"] = np.full((4, 4, 4), np.nan, np.float32)
     arrays["complex64"] = np.zeros((4, 4, 4), np.complex64)
-    words_of = {"4D": "one 3D volume", "2D": "shape (4, 4)", "NaN": "64 voxels", "complex64": "complex64"}
+    words_of = {"4D": "one 3D volume", "2D": "shape 4 x 4 x 1", "NaN": "64 voxels", "complex64": "complex64"}
     for name, array in arrays.items():
         files[words_of[name]] = folder / f"{name}.nii.gz"
         nib.save(nib.Nifti1Image(array, np.eye(4)), files[words_of[name]])
