@@ -29,7 +29,7 @@ from medgen import __version__
 from medgen.checks import MedgenError, check_count
 from medgen.io.atomic import check_writable, write_json
 from medgen.io.findings import Refused, VolumeSource
-from medgen.io.journal import REPORT, Journal, Past, file_sha256, remove_temporaries
+from medgen.io.journal import REPORT, Journal, Past, file_sha256, read_json, remove_temporaries
 from medgen.io.names import safe_name, unique_names, without
 from medgen.io.report import Refusal, exit_status, file_rows, findings_of, geometry_of, report
 from medgen.io.survey import FullSurvey, ReadOptions, survey
@@ -162,6 +162,8 @@ def check_output(source: Path, folder: Path, *, resume: bool, overwrite: bool) -
             raise OutputExists(
                 f"'{folder}' exists. Add --resume to continue, --overwrite to do all again, or choose another output."
             )
+        if (folder / REPORT).exists() and not {"files", "volumes"} <= read_json(folder / REPORT).keys():
+            raise OutputExists(f"'{folder / REPORT}' is no report of a conversion. Choose another output.")
     check_writable(folder)
 
 
@@ -170,9 +172,17 @@ def source_fingerprint(volume: VolumeSource, found: FullSurvey, options: ReadOpt
     parts: list[str] = [__version__, volume.name, repr(tuple(volume.shape)), repr(options)]
     parts += [repr(np.asarray(volume.affine, dtype=np.float64).tolist())]
     for path in volume.files:
-        status = os.stat(path)
-        parts.append(f"{found.listing.names.get(path, path.name)} {status.st_size} {status.st_mtime_ns}")
+        parts.append(f"{found.listing.names.get(path, path.name)} {_state(path)}")
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _state(path: Path) -> str:
+    """Size and time of a file; that it is gone shows when it is loaded."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "gone"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _name(volume: VolumeSource) -> str:
@@ -326,7 +336,11 @@ def _summary(
     files = file_rows(found, paths, refusals)
     volumes = sorted(done.values(), key=lambda row: str(row["path"]))
     refused = [
-        {"name": found.volumes[position].name, "code": refusals[position].code, "reason": refusals[position].reason}
+        {
+            "name": names[position].removesuffix(".nii.gz"),
+            "code": refusals[position].code,
+            "reason": refusals[position].reason,
+        }
         for position in sorted(refusals)
     ]
     content = report(found, files, volumes, refused_volumes=refused)

@@ -16,13 +16,14 @@ from medgen.checks import MedgenError
 from medgen.io.atomic import check_writable, write_json
 from medgen.io.convert import ConvertSummary, OutputExists, check_output, loaded, source_fingerprint
 from medgen.io.findings import Refused, VolumeSource
-from medgen.io.journal import REPORT, file_sha256, read_json
+from medgen.io.journal import REPORT, file_sha256, is_temporary, read_json
 from medgen.io.report import Refusal, exit_status, file_rows, findings_of, geometry_of, report
 from medgen.io.survey import FullSurvey, ReadOptions, survey
 
 __all__ = ["check_own", "convert_to_dicom"]
 
 _SLICE = re.compile(r"slice_\d+\.dcm")
+_ENDING = re.compile(r"(\.nii|\.hdr|\.img|\.nrrd|\.nhdr|\.mha|\.mhd)?(\.gz)?$", re.IGNORECASE)
 _HERE = "."
 
 
@@ -39,7 +40,8 @@ def convert_to_dicom(
     """Writes the one volume of ``source`` as ``destination/slice_0001.dcm``, ..., and ``destination/report.json``.
 
     What a record beside the source calls synthetic (``"synthetic": true`` in ``NAME.json``, or in ``sub-X.json`` for
-    ``sub-X_T1w.nii.gz``) is marked so in the series.
+    ``sub-X_T1w.nii.gz``) is marked so in the series, and so is what a conversion to NIfTI found to be synthetic (in the
+    ``report.json`` beside it).
 
     Args:
         source: a volume file, or a folder that holds one volume.
@@ -102,6 +104,7 @@ def _write(
     from medgen.io.write_dicom import write_series
 
     synthetic = record.get("synthetic") is True
+    partly = series is not None or bool(record.get("inputs"))  # made from somebody's scan
     return write_series(
         folder,
         volume,
@@ -110,7 +113,7 @@ def _write(
         derivation="converted",
         provenance={key: value for key, value in record.items() if key != "synthetic"} if synthetic else {},
         modality=modality,
-        synthetic="no" if not synthetic else "all" if series is None else "part",
+        synthetic="no" if not synthetic else "part" if partly else "all",
         keep_rescale=True,
         overwrite=True,
     )
@@ -141,7 +144,8 @@ def check_own(folder: Path) -> None:
     """
     check_writable(folder)
     if folder.is_dir():
-        foreign = [path.name for path in folder.iterdir() if path.name != REPORT and not _SLICE.fullmatch(path.name)]
+        names = [path.name for path in folder.iterdir()]
+        foreign = [name for name in names if name != REPORT and not (_SLICE.fullmatch(name) or is_temporary(name))]
         if foreign:
             raise OutputExists(f"'{folder}' holds '{sorted(foreign)[0]}', which is no slice. Choose another output.")
 
@@ -161,14 +165,20 @@ def _series(reference: str | os.PathLike[str]) -> VolumeSource:
 
 
 def _record(volume: VolumeSource) -> dict[str, Any]:
-    """What the JSON file beside a volume file says, if anything."""
+    """What a JSON file beside a volume file says of something synthetic, if anything."""
     path = volume.files[0]
-    stem = re.sub(r"(\.nii|\.nrrd|\.mha)?(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    stem = _ENDING.sub("", path.name)
     for name in dict.fromkeys((stem, stem.split("_")[0])):
         record = read_json(path.with_name(f"{name}.json"))
         if record.get("synthetic") is True:
             return record
-    return {}
+    rows = read_json(path.with_name(REPORT)).get("volumes")
+    own = (
+        [row for row in rows if isinstance(row, dict) and row.get("path") == path.name]
+        if isinstance(rows, list)
+        else []
+    )
+    return {"synthetic": True} if any("SYNTHETIC" in (row.get("findings") or ()) for row in own) else {}
 
 
 def _fingerprint(
@@ -191,7 +201,9 @@ def _file_states(files: Sequence[Path]) -> list[str]:
 def _is_whole(folder: Path, earlier: dict[str, Any], fingerprint: str) -> bool:
     """Whether a finished conversion of the same input is there and is as it was written."""
     rows = earlier.get("volumes")
-    if not isinstance(rows, list) or len(rows) != 1 or rows[0].get("fingerprint") != fingerprint:
+    if not isinstance(rows, list) or len(rows) != 1 or not isinstance(rows[0], dict):
+        return False
+    if rows[0].get("fingerprint") != fingerprint:
         return False
     slices = rows[0].get("slices", {})
     there = {path.name for path in folder.iterdir() if path.name != REPORT}

@@ -31,6 +31,7 @@ __all__ = [
     "digest_of",
     "fresh_identity",
     "kept_identity",
+    "model_name",
     "software_versions",
     "uid_of",
 ]
@@ -129,7 +130,8 @@ def fresh_identity(provenance: Mapping[str, Any], output_digest: str, subject: s
     """A patient, study and frame of reference of their own.
 
     Args:
-        provenance: of a synthetic subject with a seed: model, seed and label map decide who it is.
+        provenance: of a synthetic subject with a seed, made of nobody's scan (no ``inputs``): model, seed and label
+            map decide who it is.
         output_digest: of the volume; it decides for all others.
         subject: PatientID; by default made from the digest.
         synthetic: whether nobody stands behind the images; then the date is made up, too.
@@ -137,7 +139,7 @@ def fresh_identity(provenance: Mapping[str, Any], output_digest: str, subject: s
     Raises:
         Refused: ``BAD_SUBJECT``: ``subject`` is no valid PatientID.
     """
-    seeded = synthetic and provenance.get("seed") is not None
+    seeded = synthetic and provenance.get("seed") is not None and not provenance.get("inputs")
     key = [provenance.get(name) for name in ("model_sha256", "seed", "label_sha256")] if seeded else [output_digest]
     digest = digest_of("subject", *key, subject, synthetic)
     identity = Dataset()
@@ -170,12 +172,17 @@ def contributing_equipment(provenance: Mapping[str, Any], reference: Reference |
     own = Dataset()
     own.PurposeOfReferenceCodeSequence = code_sequence(PURPOSES["synthesis" if synthetic else "processing"])
     own.Manufacturer = "medgen"
-    own.ManufacturerModelName = str(provenance.get("model") or "medgen")[:64]
+    own.ManufacturerModelName = model_name(provenance)
     if isinstance(provenance.get("model_sha256"), str):
         own.DeviceSerialNumber = provenance["model_sha256"][:64]
     own.SoftwareVersions = software_versions(provenance)
     own.ContributionDescription = _as_text(provenance)
     return Sequence([*items, own])
+
+
+def model_name(provenance: Mapping[str, Any]) -> str:
+    """What ManufacturerModelName calls the model, at most 64 characters; ``medgen`` where there was none."""
+    return str(provenance.get("model") or "medgen").replace("\\", "/")[:64]
 
 
 def software_versions(provenance: Mapping[str, Any]) -> list[str]:

@@ -55,8 +55,6 @@ _UNPAIRED = keywords(
 
 def check_identity(reference: Reference | None, synthetic: Synthetic, subject: str | None, caller: str) -> None:
     """Refuses what would put a real patient's tags on a synthetic subject, or a name where one is given."""
-    if reference is None and synthetic == "part":
-        raise MedgenError(f"{caller}: synthetic 'part' needs the reference that the rest comes from. Give reference.")
     if reference is not None and synthetic == "all" and not reference.synthetic:
         raise Refused(
             "BAD_REFERENCE",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medgen.geometry import affine_fault
 from medgen.io.findings import Refused
 
 __all__ = ["Planes", "planes_of"]
@@ -103,7 +104,7 @@ def planes_of(affine: np.ndarray, shape: Sequence[int], like: np.ndarray | None 
         ((2, 1, 0), [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [-39.0, -29.0, 0.0])
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+    if matrix.shape != (4, 4) or affine_fault(matrix):
         raise Refused("BAD_AFFINE", f"the affine {matrix.tolist()} is not a finite 4x4 matrix that can be inverted")
     steps = matrix[:3, :3] * _RAS_TO_LPS[:, None]
     spacing = np.linalg.norm(steps, axis=0)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JOURNAL", "REPORT", "Journal", "Past", "file_sha256", "read_json", "remove_temporaries"]
+__all__ = ["JOURNAL", "REPORT", "Journal", "Past", "file_sha256", "is_temporary", "read_json", "remove_temporaries"]
 
 JOURNAL = ".medgen-convert.jsonl"
 REPORT = "report.json"
-_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\..+\.(nii\.gz|json)")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\..+\.(nii\.gz|json|jsonl)")
 _OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.nii\.gz")
 
 
@@ -99,10 +99,15 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file has the name of what a conversion that was killed leaves half-written."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def remove_temporaries(folder: Path) -> None:
     """Takes away the temporary files of a conversion that was killed."""
     for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name) or re.fullmatch(rf"\.[0-9a-f]{{12}}\.{re.escape(JOURNAL)}", path.name):
+        if is_temporary(path.name):
             path.unlink(missing_ok=True)
 
 

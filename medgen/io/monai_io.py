@@ -15,11 +15,10 @@ from monai.data.utils import to_affine_nd
 from monai.utils import MetaKeys, SpaceKeys, convert_data_type
 
 from medgen.checks import MedgenError
-from medgen.io.atomic import atomic_path
 from medgen.io.findings import DEFAULT_MEMORY_BUDGET, Refused
-from medgen.io.gzip_bytes import write_gzip
 from medgen.io.nifti import write_nifti
 from medgen.io.survey import ReadOptions, read_volume
+from medgen.io.write_nifti import cast_to, check_name, write_pieces
 
 __all__ = ["MedgenReader", "MedgenWriter"]
 
@@ -193,28 +192,9 @@ def _stacked(volumes: Sequence[MetaTensor]) -> np.ndarray:
 
 def _write_channels(path: Path, array: np.ndarray, dtype: Any, affine: np.ndarray) -> None:
     """Writes ``(X, Y, Z, C)`` as MONAI's own writer lays it out: the channels are the fourth axis."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise MedgenError(f"cannot write '{path}': the name must end in .nii.gz or .nii.")
-    image = nib.Nifti1Image(_stored(array, np.dtype(dtype), path.name), affine)
+    check_name(path)
+    image = nib.Nifti1Image(cast_to(array, np.dtype(dtype), f"'{path.name}'"), affine)
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
-    content = image.to_bytes()
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        if path.name.lower().endswith(".gz"):
-            write_gzip(file, [content])
-        else:
-            file.write(content)
-
-
-def _stored(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """``array`` in a type that holds it; refused where that is not so."""
-    if not np.isfinite(array).all():
-        raise MedgenError(f"'{name}' holds values that are NaN or infinite. Nothing was written.")
-    if dtype.kind not in "iu":
-        return array.astype(dtype)
-    rounded = np.rint(array) if array.dtype.kind == "f" else array
-    limits = np.iinfo(dtype)
-    if rounded.min() < limits.min or rounded.max() > limits.max:
-        raise MedgenError(f"'{name}' holds values that do not fit {dtype}. Store a wider type.")
-    return rounded.astype(dtype)
+    write_pieces(path, [image.to_bytes()])

@@ -28,6 +28,7 @@ from medgen.io.dicom_identity import (
     digest_of,
     fresh_identity,
     kept_identity,
+    model_name,
     software_versions,
     uid_of,
 )
@@ -124,7 +125,7 @@ def write_series(
             written into ContributingEquipmentSequence: no path, no name.
         modality: by default the reference's; ``"MR"`` without one.
         synthetic: ``"all"``: a synthetic subject; a reference, if any, must be synthetic itself. ``"part"``: an image
-            of the reference's patient with artificial content in it. Both set Synthetic Data (0008,001C), as does a
+            of somebody with artificial content in it. Both set Synthetic Data (0008,001C), as does a
             synthetic reference.
         subject: PatientID where there is no reference.
         keep_rescale: store in the reference's rescale steps where the values fit, so that unchanged voxels keep their
@@ -238,7 +239,7 @@ class _Series:
         common.DerivationCodeSequence = code_sequence(code)
         common.ContributingEquipmentSequence = contributing_equipment(provenance, reference, facts.synthetic == "all")
         common.Manufacturer = "medgen"
-        common.ManufacturerModelName = str(provenance.get("model") or "medgen").replace("\\", "/")[:64]
+        common.ManufacturerModelName = model_name(provenance)
         common.SoftwareVersions = software_versions(provenance)
         common.BurnedInAnnotation = "NO"
         if reference is not None and any(header.get("BurnedInAnnotation") == "YES" for header in reference.headers):

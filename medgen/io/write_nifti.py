@@ -26,7 +26,7 @@ from medgen.io.findings import DEFAULT_MEMORY_BUDGET, Finding, Refused
 from medgen.io.gzip_bytes import plain_bytes, write_gzip
 from medgen.io.nifti_header import HEADER_BYTES, parse_header
 
-__all__ = ["write_like", "write_nifti"]
+__all__ = ["cast_to", "check_name", "write_like", "write_nifti", "write_pieces"]
 
 _ROUNDING = 0.01
 _TILE = 16
@@ -62,7 +62,7 @@ def write_nifti(
         OSError: the disk is full, or the like; no file of that name is left behind.
     """
     path = Path(path)
-    _check_name(path)
+    check_name(path)
     if affine is None:
         affine = _affine_of(volume)
     matrix = np.asarray(affine, dtype=np.float64)
@@ -77,8 +77,8 @@ def write_nifti(
         target = np.dtype(dtype) if dtype is not None else array.dtype
         if dtype is None and "stored_dtype" in meta:
             array, target, slope, inter, findings = _as_stored(array, meta)
-        array = _cast(array, target, f"write_nifti: '{path.name}'")
-    _write(path, _pieces(array, matrix, slope, inter))
+        array = cast_to(array, target, f"write_nifti: '{path.name}'")
+    write_pieces(path, _pieces(array, matrix, slope, inter))
     return findings
 
 
@@ -109,7 +109,7 @@ def write_like(
         OSError: the disk is full, or the like; no file of that name is left behind.
     """
     source_path = Path(source_path)
-    _check_name(Path(path))
+    check_name(Path(path))
     content, raw, slope, inter = _source_numbers(source_path)
     values = _three_axes(new_values)
     mask = _three_axes(changed_mask) != 0
@@ -122,7 +122,7 @@ def write_like(
     if not np.isfinite(new).all():
         raise MedgenError("write_like: new_values holds values that are not finite inside changed_mask. Mend them.")
     raw[mask], clipped = _fit((new - inter) / slope, raw.dtype)
-    _write(Path(path), [content])
+    write_pieces(Path(path), [content])
     return clipped
 
 
@@ -148,12 +148,15 @@ def _as_stored(
     array: np.ndarray, meta: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.dtype, float, float, tuple[Finding, ...]]:
     """Stored numbers, their type, slope and intercept: the source's where they hold the values, else float32."""
-    slope, inter = float(meta.get("scl_slope", 1.0)), float(meta.get("scl_inter", 0.0))
+    # NIfTI-1 has them in single precision: the stored numbers are made for what it will hold
+    with np.errstate(over="ignore", under="ignore"):
+        slope, inter = float(np.float32(meta.get("scl_slope", 1))), float(np.float32(meta.get("scl_inter", 0)))
     target = np.dtype(str(meta["stored_dtype"]))
     if array.dtype == target and (slope, inter) == (1.0, 0.0):
         return array, target, 1.0, 0.0, ()
-    numbers = array if (slope, inter) == (1.0, 0.0) else (array.astype(np.float64) - inter) / slope
-    if _holds(numbers, target):
+    usable = slope != 0 and math.isfinite(slope) and math.isfinite(inter)  # beyond single precision they are not
+    numbers = array if (slope, inter) == (1.0, 0.0) or not usable else (array.astype(np.float64) - inter) / slope
+    if usable and _holds(numbers, target):
         return numbers, target, slope, inter, ()
     if array.dtype.kind in "iu":
         kept = array.dtype
@@ -227,7 +230,7 @@ def _transpose(source: np.ndarray, target: np.ndarray) -> None:
             target[:depth, y : y + _TILE, x : x + _TILE] = source[:, y : y + _TILE, x : x + _TILE]
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path) -> None:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise MedgenError(f"cannot write '{path}': the name must end in .nii.gz or .nii.")
 
@@ -249,7 +252,7 @@ def _affine_of(volume: torch.Tensor) -> np.ndarray:
     return volume.affine.cpu().numpy().astype(np.float64)
 
 
-def _cast(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+def cast_to(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
     """``array`` in the stored type; a value that does not fit is refused."""
     if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise MedgenError(f"{what} holds values that are NaN or infinite. Nothing was written.")
@@ -277,7 +280,7 @@ def _fit(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
     return (np.clip(values, low, high) if clipped else values).astype(dtype), clipped
 
 
-def _write(path: Path, pieces: Iterable[Any]) -> None:
+def write_pieces(path: Path, pieces: Iterable[Any]) -> None:
     """Writes a NIfTI file, gzipped if its name says so."""
     with atomic_path(path) as temporary:
         with open(temporary, "wb") as file:

@@ -28,6 +28,7 @@ from medgen.io.dicom_identity import (
     contributing_equipment,
     digest_of,
     kept_identity,
+    model_name,
     software_versions,
     uid_of,
 )
@@ -149,7 +150,7 @@ def _segmentation(
         _segment(number, label, name, provenance, algorithm_type)
         for number, (label, name) in enumerate(named.items(), start=1)
     ]
-    model = str(provenance.get("model") or "medgen").replace("\\", "/")[:64]
+    model = model_name(provenance)
     identity = kept_identity(reference)
     dataset = _by_highdicom(
         planes,
@@ -231,7 +232,7 @@ def _segment(
     algorithm = None
     if algorithm_type != "MANUAL":
         algorithm = hd.AlgorithmIdentificationSequence(
-            name=str(provenance.get("model") or "medgen")[:64],
+            name=model_name(provenance),
             version=__version__,
             family=hd.sr.CodedConcept("123109", "DCM", "Manual Processing")
             if algorithm_type == "SEMIAUTOMATIC"

@@ -133,3 +133,22 @@ def test_refused_file_to_dicom(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "dcm" / "report.json").read_text())
     assert report["files"][0]["status"] == "refused"
     assert report["volumes"] == []
+
+
+def test_synthetic_stays_so_through_nifti(tmp_path: Path) -> None:
+    nifti(tmp_path / "made.nii.gz")
+    (tmp_path / "made.json").write_text('{"synthetic": true, "model": "m", "model_sha256": "ab", "seed": 3}')
+    assert run(tmp_path / "made.nii.gz", tmp_path / "dcm", "--to", "dicom").exit_code == 0
+    assert run(tmp_path / "dcm", tmp_path / "back").exit_code == 0
+    (path,) = (tmp_path / "back").glob("*.nii.gz")
+    assert run(path, tmp_path / "again", "--to", "dicom").exit_code == 0
+    assert pydicom.dcmread(next((tmp_path / "again").glob("*.dcm")))[0x0008001C].value == "YES"
+
+
+def test_a_report_of_something_else_is_kept(tmp_path: Path) -> None:
+    nifti(tmp_path / "scan.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text('{"mine": 1}')
+    for option in ("--resume", "--overwrite"):
+        assert run(tmp_path / "scan.nii.gz", tmp_path / "out", option).exit_code == 2
+    assert (tmp_path / "out" / "report.json").read_text() == '{"mine": 1}'

@@ -407,6 +407,19 @@ def test_without_a_seed_or_a_synthetic_subject_each_volume_is_a_patient(tmp_path
     assert len(ids) == 2
 
 
+def test_filled_scans_without_a_reference_are_not_one_patient(tmp_path: Path) -> None:
+    """The seed decides who a synthetic subject is, but not who a scan with a filled hole is of."""
+    ids = set()
+    for values in (1, 2):
+        volume = volume_of(affine_of("plain"), numbers(values, "MR"))
+        made = {**PROVENANCE, "inputs": {"image_sha256": str(values)}}
+        header = pydicom.dcmread(write_series(tmp_path / str(values), volume, provenance=made, synthetic="part")[0])
+        ids.add((header.PatientID, header.StudyInstanceUID))
+        assert header[0x0008001C].value == "YES"
+        assert str(header.PatientName).startswith("Unknown")
+    assert len(ids) == 2
+
+
 def test_text_outside_ascii(tmp_path: Path) -> None:
     source = source_series(tmp_path / "source", "MR")
     array, affine = read_back(source)
@@ -510,8 +523,6 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         write_series(path, torch.zeros(1, 3, 3, 3))  # type: ignore[arg-type]
     with pytest.raises(MedgenError, match="modality must be one of"):
         write_series(path, volume, modality="PT")  # type: ignore[arg-type]
-    with pytest.raises(MedgenError, match="needs the reference"):
-        write_series(path, volume, synthetic="part")
     with pytest.raises(MedgenError, match="provenance holds"):
         write_series(path, volume, provenance={"seed": object()})
     with pytest.raises(Refused, match="BAD_SUBJECT"):

@@ -53,6 +53,16 @@ def test_unchanged_volume_keeps_type_scaling_and_numbers(
     assert before[1:] == after[1:]
 
 
+def test_scaling_beyond_single_precision_moves_no_value(tmp_path: Path) -> None:
+    """NIfTI-2 has slope and intercept in double precision, the NIfTI-1 that is written in single."""
+    volume = source(tmp_path / "a.nii", "i4", 1.0, 0.0).double()
+    volume.meta["scl_slope"], volume.meta["scl_inter"], volume.meta["stored_dtype"] = 1e-3, 123456.785, "int16"
+    values = volume * 1e-3 + 123456.785
+    write_nifti(tmp_path / "b.nii.gz", values)
+    back = survey_nifti(tmp_path / "b.nii.gz").volumes[0].load()
+    np.testing.assert_allclose(back.numpy(), values.numpy(), rtol=0, atol=0.00051)
+
+
 def test_restored_values_keep_a_type_that_rounds_little(tmp_path: Path) -> None:
     volume = source(tmp_path / "a.nii", "i2", 0.5, -12.0)
     assert write_nifti(tmp_path / "b.nii.gz", volume + 0.2) == ()

@@ -44,6 +44,7 @@ def object_errors(files: Sequence[Path]) -> list[str]:
     program, errors = tool("dciodvfy"), []
     for file in files:
         run = subprocess.run([program, str(file)], capture_output=True, text=True, errors="replace", check=False)
+        assert run.returncode >= 0, run  # it did not crash
         lines = (run.stderr + run.stdout).splitlines()
         errors += [f"{file.name}: {line}" for line in lines if line.startswith("Error") and not _known(line)]
     return errors
@@ -54,6 +55,7 @@ def entity_errors(files: Sequence[Path]) -> list[str]:
     run = subprocess.run(
         [tool("dcentvfy"), *map(str, files)], capture_output=True, text=True, errors="replace", check=False
     )
+    assert run.returncode >= 0, run  # it did not crash
     return [line for line in (run.stderr + run.stdout).splitlines() if line.startswith("Error")]
 
 

@@ -189,11 +189,11 @@ class PixelFile:
 
     def __enter__(self) -> PixelFile:
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
             if self.layout.syntax == DEFLATED:
                 self._content = self._inflated()
+            self._descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
-            raise Refused("CANNOT_OPEN", f"'{self.path.name}' cannot be opened ({error.strerror}).") from None
+            raise Refused("UNREADABLE", f"'{self.path.name}' cannot be opened ({error.strerror}).") from None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -68,7 +68,7 @@ def read_plain(path: str | os.PathLike[str], *, memory_budget: int = DEFAULT_MEM
     try:
         header = read_header(path, memory_budget) if stat.S_ISREG(os.stat(path).st_mode) else None
     except OSError as error:
-        raise Refused("CANNOT_OPEN", f"'{path}' cannot be opened ({error.strerror}). Check the path.") from None
+        raise Refused("UNREADABLE", f"'{path}' cannot be opened ({error.strerror}). Check the path.") from None
     if header is None:
         raise Refused("NOT_DICOM", f"'{path}' is no DICOM file.")
     if header.fault is not None:

@@ -76,7 +76,7 @@ class _Survey:
                 return self._skip(path, "EMPTY_FILE", f"'{path.name}' is empty.")
             header = read_header(path, self.budget)
         except OSError as error:
-            return self._refuse(path, "CANNOT_OPEN", f"'{path.name}' cannot be read ({error.strerror}).")
+            return self._refuse(path, "UNREADABLE", f"'{path.name}' cannot be read ({error.strerror}).")
         if header is None:
             return self._skip(path, "NOT_DICOM", f"'{path.name}' is no DICOM file.")
         aside = set_aside(header)
@@ -87,6 +87,9 @@ class _Survey:
             self.slices[uid] += self._checked(header)
         except Refused as error:
             self.faults[uid].append((header, error))
+        except OSError as error:
+            text = f"'{path.name}' cannot be read ({error.strerror})."
+            self.faults[uid].append((header, Refused("UNREADABLE", text)))
         return None
 
     def _checked(self, header: Header) -> list[Slice]:

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
+from medgen.geometry import affine_fault
 
 __all__ = ["resample_upright"]
 
@@ -34,7 +35,7 @@ def resample_upright(volume: MetaTensor, fill: float | None = None) -> MetaTenso
     affine = volume.affine.detach().cpu().numpy().astype(np.float64)
     axes = affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(axes).all() or abs(np.linalg.det(axes)) < 1e-9:
+    if affine_fault(affine):
         raise MedgenError("resample_upright: the affine of volume must be finite and invertible. Mend it first.")
     unit = axes / spacing
     if abs(unit[:, 0] @ unit[:, 1]) > 1e-2:

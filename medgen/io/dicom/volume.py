@@ -88,7 +88,7 @@ class DicomVolume:
             one. Affine RAS+ mm, sheared where the gantry was tilted.
 
         Raises:
-            Refused: ``TRUNCATED_PIXEL_DATA``, ``UNDECODABLE``, ``NON_FINITE``, ``CANNOT_OPEN``: a file is not what
+            Refused: ``TRUNCATED_PIXEL_DATA``, ``UNDECODABLE``, ``NON_FINITE``, ``UNREADABLE``: a file is not what
                 it was, or not what its header says.
         """
         first = self._slices[0]

@@ -165,7 +165,7 @@ class TestVolume:
             "pipe": ("skipped", "NOT_DICOM"),
             "folder": ("skipped", "NOT_DICOM"),
             "empty": ("skipped", "EMPTY_FILE"),
-            "missing": ("refused", "CANNOT_OPEN"),
+            "missing": ("refused", "UNREADABLE"),
         }
 
     def test_a_file_that_changes_after_the_survey_is_refused(self, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ class TestVolume:
         with pytest.raises(Refused, match="TRUNCATED_PIXEL_DATA"):
             volume.load()
         paths[4].unlink()
-        with pytest.raises(Refused, match="CANNOT_OPEN"):
+        with pytest.raises(Refused, match="UNREADABLE"):
             volume.load()
 
 
@@ -322,7 +322,7 @@ class TestPlain:
         (tmp_path / "text").write_text("no")
         with pytest.raises(Refused, match="NOT_DICOM"):
             read_plain(tmp_path / "text")
-        with pytest.raises(Refused, match="CANNOT_OPEN"):
+        with pytest.raises(Refused, match="UNREADABLE"):
             read_plain(tmp_path / "missing")
 
     def test_budget(self, tmp_path: Path) -> None:
