@@ -16,7 +16,16 @@ from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
 
-__all__ = ["CODES", "DEFAULT_MEMORY_BUDGET", "FileRecord", "Finding", "Refused", "Survey", "VolumeSource"]
+__all__ = [
+    "CODES",
+    "DEFAULT_MEMORY_BUDGET",
+    "FileRecord",
+    "Finding",
+    "ReadOptions",
+    "Refused",
+    "Survey",
+    "VolumeSource",
+]
 
 DEFAULT_MEMORY_BUDGET = 8 * 2**30
 """Bytes that one volume may take when it is loaded; more is refused with ``OVER_BUDGET`` before it is allocated."""
@@ -144,6 +153,26 @@ class FileRecord:
     code: str | None = None
     reason: str | None = None
     volume: int | None = None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a reader may do that it does not do unasked.
+
+    Args:
+        each_frame: the volumes of a 4D file, one after the other.
+        channels: colour and complex numbers, as channels.
+        mask_non_finite: NaN and infinite values become 0, with a finding, where they are refused otherwise.
+        without_geometry: files (no DICOM) without orientation, place or spacing are taken with voxel indices as mm,
+            with a finding; the pictures of a folder make one volume.
+        memory_budget: bytes that one volume may take.
+    """
+
+    each_frame: bool = False
+    channels: bool = False
+    mask_non_finite: bool = False
+    without_geometry: bool = False
+    memory_budget: int = DEFAULT_MEMORY_BUDGET
 
 
 class VolumeSource(Protocol):

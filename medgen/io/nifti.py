@@ -14,8 +14,8 @@ import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError, check_choice
-from medgen.io.findings import DEFAULT_MEMORY_BUDGET, Refused
-from medgen.io.nifti_survey import Options, nifti_volumes
+from medgen.io.findings import DEFAULT_MEMORY_BUDGET, ReadOptions, Refused
+from medgen.io.nifti_survey import nifti_volumes
 from medgen.io.write_nifti import write_like, write_nifti
 
 __all__ = ["read_nifti", "write_like", "write_nifti"]
@@ -52,7 +52,7 @@ def read_nifti(
     if path.is_dir():
         raise MedgenError(f"{role} '{path}' is a folder. Give one .nii or .nii.gz file.")
     try:
-        (source,) = nifti_volumes(path, Options(memory_budget=memory_budget))
+        (source,) = nifti_volumes(path, ReadOptions(memory_budget=memory_budget))
         volume = source.load(as_float=role == "image")
     except Refused as refused:
         raise Refused(refused.code, f"{role} '{path}' cannot be read: {refused.reason}") from refused

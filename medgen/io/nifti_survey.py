@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from medgen.io.findings import DEFAULT_MEMORY_BUDGET, FileRecord, Finding, Refused, Survey
+from medgen.io.findings import DEFAULT_MEMORY_BUDGET, FileRecord, Finding, ReadOptions, Refused, Survey
 from medgen.io.gzip_bytes import LARGEST_RATIO, head, inflates_to, is_gzip, plain_size, read_array
 from medgen.io.nifti_header import HEADER_BYTES, NiftiHeader, Stored, parse_header
 from medgen.io.nifti_values import finite, scaled_values
 
-__all__ = ["NiftiSource", "Options", "nifti_volumes", "survey_nifti"]
+__all__ = ["NiftiSource", "nifti_volumes", "survey_nifti"]
 
 _SOONER: dict[bool, dict[str, np.dtype]] = {
     False: dict.fromkeys(("u1", "i1"), np.dtype(np.int16)),
@@ -138,7 +138,7 @@ def survey_nifti(
         The volumes, and the file or the two files, used or refused.
     """
     path = Path(path)
-    options = Options(each_frame, channels, mask_non_finite, without_geometry, memory_budget)
+    options = ReadOptions(each_frame, channels, mask_non_finite, without_geometry, memory_budget)
     try:
         volumes = nifti_volumes(path, options)
     except Refused as refused:
@@ -149,18 +149,7 @@ def survey_nifti(
     return Survey(volumes, [FileRecord(file, "used", volume=0) for file in volumes[0].files])
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is allowed; see :func:`survey_nifti`."""
-
-    each_frame: bool = False
-    channels: bool = False
-    mask_non_finite: bool = False
-    without_geometry: bool = False
-    memory_budget: int = DEFAULT_MEMORY_BUDGET
-
-
-def nifti_volumes(path: Path, options: Options) -> list[NiftiSource]:
+def nifti_volumes(path: Path, options: ReadOptions) -> list[NiftiSource]:
     """The volumes of a NIfTI file, at least one; see :func:`survey_nifti`.
 
     Raises:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from monai.data import MetaTensor
 
-from medgen.io.findings import DEFAULT_MEMORY_BUDGET, FileRecord, Refused, Survey, VolumeSource
+from medgen.io.findings import FileRecord, ReadOptions, Refused, Survey, VolumeSource
 from medgen.io.listing import Listing, list_files
 
 __all__ = ["FullSurvey", "ReadOptions", "read_volume", "single_volume", "survey"]
@@ -30,26 +30,6 @@ _PICTURE = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 _HEADER_SIZES = {(348).to_bytes(4, order) for order in ("little", "big")} | {
     (540).to_bytes(4, order) for order in ("little", "big")
 }
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What a reader may do that it does not do unasked.
-
-    Args:
-        each_frame: the volumes of a 4D file, one after the other.
-        channels: colour and complex numbers, as channels.
-        mask_non_finite: NaN and infinite values become 0, with a finding, where they are refused otherwise.
-        without_geometry: files (no DICOM) without orientation, place or spacing are taken with voxel indices as mm,
-            with a finding; the pictures of a folder make one volume.
-        memory_budget: bytes that one volume may take.
-    """
-
-    each_frame: bool = False
-    channels: bool = False
-    mask_non_finite: bool = False
-    without_geometry: bool = False
-    memory_budget: int = DEFAULT_MEMORY_BUDGET
 
 
 @dataclass
