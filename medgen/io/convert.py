@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -38,6 +39,8 @@ __all__ = ["ConvertSummary", "OutputExists", "check_output", "convert", "loaded"
 
 _PATIENT = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "AccessionNumber")
 _PARSING = (OSError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError, EOFError, RecursionError)
+
+_LONGEST_FOLDERS = 60
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +90,8 @@ def convert(
     """Writes every volume in ``source`` as ``destination/<name>.nii.gz``, and ``destination/report.json``.
 
     Values are those of the files: the smallest of int16, int32 and float32 that holds them (the report says which), the
-    affine is RAS+ in mm. Names are made of what the volume's source calls it, without the patient's name and number.
+    affine is RAS+ in mm. Names are made of what the volume's source calls it, without the patient's name and number;
+    those of files that are no DICOM, of their paths.
 
     Args:
         source: a folder, with anything in it, or a file.
@@ -114,7 +118,7 @@ def convert(
     folder.mkdir(parents=True, exist_ok=True)
     past = Past.of(folder)
     found = survey(source, options, exclude=folder)
-    names = [f"{name}.nii.gz" for name in unique_names(_name(volume) for volume in found.volumes)]
+    names = [f"{name}.nii.gz" for name in unique_names(_names(found))]
     marks = [source_fingerprint(volume, found, options) for volume in found.volumes]
     tasks = [
         _Task(position, volume, folder, names[position], marks[position])
@@ -125,6 +129,11 @@ def convert(
         for task in tasks
         if resume and past.is_whole(folder, task.path, task.fingerprint)
     }
+    if resume and past.rows and not past.rows.keys() & set(names):
+        raise OutputExists(
+            f"'{folder}' holds volumes, {min(past.rows)} among them, and none of them is of '{source}'. Choose another "
+            "output, or --overwrite."
+        )
     journal = _started(folder, past, names, list(done.values()), resume)
     kept = len(done)
     refusals: dict[int, Refusal] = {}
@@ -183,6 +192,18 @@ def _state(path: Path) -> str:
     except OSError:
         return "gone"
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _names(found: FullSurvey) -> list[str]:
+    """A name for each volume; files of one name in several folders (no DICOM) have that of their folders before it."""
+    names = [_name(volume) for volume in found.volumes]
+    counts = Counter(safe_name(name).lower() for name in names)
+    for position, volume in enumerate(found.volumes):
+        if counts[safe_name(names[position]).lower()] > 1 and not hasattr(volume, "series_uid"):
+            place = found.listing.names.get(volume.files[0], "")
+            folders = "_".join(place.split("/")[:-1])[-_LONGEST_FOLDERS:]
+            names[position] = f"{folders}_{names[position]}" if folders else names[position]
+    return names
 
 
 def _name(volume: VolumeSource) -> str:

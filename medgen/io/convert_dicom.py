@@ -40,8 +40,7 @@ def convert_to_dicom(
     """Writes the one volume of ``source`` as ``destination/slice_0001.dcm``, ..., and ``destination/report.json``.
 
     What a record beside the source calls synthetic (``"synthetic": true`` in ``NAME.json``, or in ``sub-X.json`` for
-    ``sub-X_T1w.nii.gz``) is marked so in the series, and so is what a conversion to NIfTI found to be synthetic (in the
-    ``report.json`` beside it).
+    ``sub-X_T1w.nii.gz``) is marked so in the series, and so is a file that bears the mark itself.
 
     Args:
         source: a volume file, or a folder that holds one volume.
@@ -104,7 +103,8 @@ def _write(
     from medgen.io.write_dicom import write_series
 
     synthetic = record.get("synthetic") is True
-    partly = series is not None or bool(record.get("inputs"))  # made from somebody's scan
+    # with inputs it was made from somebody's scan; without a model nothing says that it was not
+    partly = series is not None or bool(record.get("inputs")) or "model" not in record
     return write_series(
         folder,
         volume,
@@ -114,7 +114,6 @@ def _write(
         provenance={key: value for key, value in record.items() if key != "synthetic"} if synthetic else {},
         modality=modality,
         synthetic="no" if not synthetic else "part" if partly else "all",
-        keep_rescale=True,
         overwrite=True,
     )
 
@@ -165,20 +164,14 @@ def _series(reference: str | os.PathLike[str]) -> VolumeSource:
 
 
 def _record(volume: VolumeSource) -> dict[str, Any]:
-    """What a JSON file beside a volume file says of something synthetic, if anything."""
+    """What a JSON file beside a volume file says of something synthetic; else whether the file bears the mark."""
     path = volume.files[0]
     stem = _ENDING.sub("", path.name)
     for name in dict.fromkeys((stem, stem.split("_")[0])):
         record = read_json(path.with_name(f"{name}.json"))
         if record.get("synthetic") is True:
             return record
-    rows = read_json(path.with_name(REPORT)).get("volumes")
-    own = (
-        [row for row in rows if isinstance(row, dict) and row.get("path") == path.name]
-        if isinstance(rows, list)
-        else []
-    )
-    return {"synthetic": True} if any("SYNTHETIC" in (row.get("findings") or ()) for row in own) else {}
+    return {"synthetic": True} if any(finding.code == "SYNTHETIC" for finding in volume.findings) else {}
 
 
 def _fingerprint(

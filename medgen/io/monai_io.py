@@ -49,7 +49,7 @@ class MedgenReader(ImageReader):
         memory_budget: bytes that one volume may take.
 
     The metadata has, besides what MONAI needs, ``findings``: the codes of :data:`medgen.io.findings.CODES` that
-    apply, joined by commas, so that the default collation of a ``DataLoader`` takes it.
+    apply, joined by commas, so that the default collation of a ``DataLoader`` takes it, and ``synthetic``.
 
     Example:
         >>> MedgenReader().verify_suffix("no-such-file.nii.gz")
@@ -105,6 +105,7 @@ class MedgenReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if array.ndim == 4 else float("nan"),
             "findings": ",".join(codes),
+            "synthetic": any(volume.meta["synthetic"] for volume in img.volumes),
         }
 
 
@@ -120,6 +121,7 @@ class MedgenWriter(NibabelWriter):
     """
 
     output_dtype: Any
+    synthetic: bool = False
 
     def __init__(self, output_dtype: Any = np.float32, **kwargs: Any) -> None:
         if kwargs.get("scale") is not None:
@@ -148,7 +150,8 @@ class MedgenWriter(NibabelWriter):
         if array.ndim == 4:
             _write_channels(Path(filename), array, self.output_dtype, affine)
         else:
-            write_nifti(Path(filename), array[..., None] if array.ndim == 2 else array, self.output_dtype, affine)
+            array = array[..., None] if array.ndim == 2 else array
+            write_nifti(Path(filename), array, self.output_dtype, affine, synthetic=self.synthetic)
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = True, **options: Any) -> None:
         """Takes the affine, and resamples to the original grid where ``resample`` says so; without, no value changes.
@@ -158,6 +161,7 @@ class MedgenWriter(NibabelWriter):
             resample: to the original grid.
             options: as MONAI's ``NibabelWriter`` takes them.
         """
+        self.synthetic = bool((meta_dict or {}).get("synthetic"))
         if resample:
             super().set_metadata(meta_dict, resample=True, **options)
             return

@@ -56,7 +56,12 @@ def read_nifti(
         volume = source.load(as_float=role == "image")
     except Refused as refused:
         raise Refused(refused.code, f"{role} '{path}' cannot be read: {refused.reason}") from refused
-    meta = {"source": str(path), "space": "RAS", "findings": ",".join(finding.code for finding in source.findings)}
+    meta = {
+        "source": str(path),
+        "space": "RAS",
+        "findings": ",".join(finding.code for finding in source.findings),
+        "synthetic": source.header.synthetic,
+    }
     if role == "image":
         values = volume.as_tensor()
     elif role == "label":

@@ -18,10 +18,13 @@ from nibabel.nifti2 import header_dtype as _DTYPE_2
 from medgen.io.findings import Finding, Refused
 from medgen.io.nifti_affine import chosen_affine
 
-__all__ = ["HEADER_BYTES", "NiftiHeader", "Stored", "parse_header"]
+__all__ = ["HEADER_BYTES", "MARK", "NiftiHeader", "Stored", "mark_of", "parse_header"]
 
-HEADER_BYTES = 540
-"""Bytes that hold the header of either version."""
+HEADER_BYTES = 640
+"""Bytes that hold the header of either version, and the mark."""
+
+MARK = b"medgen: synthetic"
+"""Text of the header extension, the first one, of a file that is synthetic in whole or in part."""
 
 Kind = Literal["number", "complex", "colour"]
 _NUMBERS = {
@@ -30,6 +33,7 @@ _NUMBERS = {
 _COMPLEX = {32: "f4", 1792: "f8"}
 _COLOURS = {128: 3, 2304: 4}
 _REFUSED_TYPES = {1: "single bits", 1536: "128-bit floating point", 2048: "256-bit complex"}
+_COMMENT = 6  # code of an extension that is plain text
 _LINE_ENDS = b"\r\n\x1a\n"
 
 
@@ -81,6 +85,7 @@ class NiftiHeader:
         single: whether header and voxels share a file; else the voxels are in the ``.img`` file.
         affine: RAS+ mm, 4x4 float64; None where the header has no orientation.
         findings: what is to be said.
+        synthetic: whether the file bears the :data:`MARK`.
     """
 
     shape: tuple[int, ...]
@@ -89,6 +94,7 @@ class NiftiHeader:
     single: bool
     affine: np.ndarray | None
     findings: tuple[Finding, ...]
+    synthetic: bool = False
 
     @property
     def space(self) -> tuple[int, int, int]:
@@ -125,7 +131,26 @@ def parse_header(block: bytes, name: str) -> NiftiHeader:
     shape = _shape(fields, name)
     stored, findings = _stored(fields, order, name)
     affine, more = chosen_affine(fields, shape[:3], name)
-    return NiftiHeader(shape, stored, _offset(fields, version, single, name), single, affine, (*findings, *more))
+    offset = _offset(fields, version, single, name)
+    marked = _is_marked(block, {1: 348, 2: 540}[version], order)
+    if marked:
+        findings.append(Finding("SYNTHETIC", "the file says that it is synthetic, in whole or in part"))
+    return NiftiHeader(shape, stored, offset, single, affine, (*findings, *more), marked)
+
+
+def mark_of(order: str = "<") -> bytes:
+    """The header extension that marks a file, in a byte order: 32 bytes, to stand first of all extensions.
+
+    Example:
+        >>> len(mark_of())
+        32
+    """
+    return np.array([32, _COMMENT], f"{order}i4").tobytes() + MARK.ljust(24, b"\0")
+
+
+def _is_marked(block: bytes, size: int, order: str) -> bool:
+    """Whether the first extension after a header of this size is the mark."""
+    return block[size : size + 1] not in (b"", b"\0") and block[size + 4 :].startswith(mark_of(order)[: 8 + len(MARK)])
 
 
 def _fields(block: bytes, name: str) -> tuple[Any, int, str]:

@@ -68,7 +68,7 @@ class NiftiSource:
         """Values ``(C, X, Y, Z)``, C = 1 except for colours (3 or 4) and complex numbers (2: real, imaginary).
 
         The array keeps the file's memory order (first axis fastest). ``meta`` says how the numbers were stored:
-        ``stored_dtype``, ``scl_slope``, ``scl_inter``.
+        ``stored_dtype``, ``scl_slope``, ``scl_inter``; and whether the file is marked ``synthetic``.
 
         Args:
             as_float: float32 in any case.
@@ -91,6 +91,7 @@ class NiftiSource:
             "stored_dtype": stored.name,
             "scl_slope": stored.slope,
             "scl_inter": stored.inter,
+            "synthetic": self.header.synthetic,
         }
         array = torch.from_numpy(values.reshape(z, y, x, stored.channels).T)
         return MetaTensor(array, affine=torch.from_numpy(self.affine.copy()), meta=meta)
@@ -207,7 +208,8 @@ def _check_shape(header: NiftiHeader, each_frame: bool, name: str) -> None:
     shape = " x ".join(map(str, header.shape))
     if header.frames > 1 and not each_frame:
         raise Refused(
-            "SEVERAL_FRAMES", f"'{name}' has shape {shape}; one 3D volume is needed. Ask for each frame, or select one."
+            "SEVERAL_FRAMES",
+            f"'{name}' has shape {shape}; one 3D volume is needed. Give --each-frame (each_frame=True).",
         )
     if min(header.space) < 2:
         raise Refused("SINGLE_SLICE", f"'{name}' has shape {shape}; one 3D volume is needed, and this is a slice.")
@@ -218,7 +220,7 @@ def _check_kind(header: NiftiHeader, channels: bool, name: str) -> None:
         kinds = {"complex": f"complex{16 * header.stored.dtype.itemsize} numbers", "colour": "colours"}
         raise Refused(
             "UNSUPPORTED_DTYPE",
-            f"'{name}' holds {kinds[header.stored.kind]}; plain numbers are needed. Ask for channels, or convert it.",
+            f"'{name}' holds {kinds[header.stored.kind]}; plain numbers are needed. Give --channels, or convert it.",
         )
 
 
@@ -273,7 +275,10 @@ def _geometry(header: NiftiHeader, without: bool, name: str) -> tuple[np.ndarray
     if header.affine is not None:
         return header.affine, ()
     if not without:
-        raise Refused("NO_GEOMETRY", f"'{name}' has neither sform nor qform: no orientation or place. Mend the header.")
+        raise Refused(
+            "NO_GEOMETRY",
+            f"'{name}' has neither sform nor qform: no orientation or place. Mend it, or give --without-geometry.",
+        )
     return np.eye(4), (Finding("NO_GEOMETRY", "no sform or qform; voxel indices were taken as mm, as asked"),)
 
 

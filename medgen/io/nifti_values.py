@@ -78,7 +78,10 @@ def finite(values: np.ndarray, mask_non_finite: bool, name: str) -> list[Finding
     wrong = ~np.isfinite(values)
     count = int(np.count_nonzero(wrong))
     if not mask_non_finite:
-        raise Refused("NON_FINITE", f"'{name}' holds {count} voxels that are NaN or infinite. Replace or mask them.")
+        raise Refused(
+            "NON_FINITE",
+            f"'{name}' holds {count} voxels that are NaN or infinite. Replace them, or give --mask-non-finite.",
+        )
     values[wrong] = 0
     return [Finding("NON_FINITE_MASKED", f"{count} voxels were NaN or infinite and became 0, as asked")]
 

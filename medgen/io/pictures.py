@@ -82,7 +82,7 @@ def survey_pictures(
         if not without_geometry:
             raise Refused(
                 "NO_GEOMETRY",
-                f"'{paths[0].name}' is a picture without orientation, place or spacing. Ask for a bare array.",
+                f"'{paths[0].name}' is a picture without orientation, place or spacing. Give --without-geometry.",
             )
         sizes = [_size(path) for path in paths]
         if len({size[1:] for size in sizes}) != 1:
@@ -107,7 +107,7 @@ def _source(
     if min(shape) < 2:
         raise Refused("SINGLE_SLICE", f"'{name}' has shape {shape}; one 3D volume is needed, and this is a slice.")
     if colours > 1 and not channels:
-        raise Refused("UNSUPPORTED_DTYPE", f"'{name}' holds colours. Ask for channels, or convert it.")
+        raise Refused("UNSUPPORTED_DTYPE", f"'{name}' holds colours. Give --channels (channels=True), or convert it.")
     if needed > memory_budget:
         raise Refused("OVER_BUDGET", f"'{name}' needs {needed} bytes of memory; {memory_budget} are allowed.")
     finding = Finding("NO_GEOMETRY", "no geometry; voxel indices were taken as mm, as asked")

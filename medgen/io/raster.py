@@ -141,14 +141,14 @@ def _check_kind(header: RasterHeader, each_frame: bool, channels: bool, name: st
     shape = " x ".join(map(str, header.space))
     if header.frames > 1 and not each_frame:
         raise Refused(
-            "SEVERAL_FRAMES", f"'{name}' holds {header.frames} frames of {shape}; one is needed. Ask for each frame."
+            "SEVERAL_FRAMES", f"'{name}' holds {header.frames} frames of {shape}; one is needed. Give --each-frame."
         )
     if len(header.space) < 3 or min(header.space) < 2:
         raise Refused("SINGLE_SLICE", f"'{name}' has shape {shape}; one 3D volume is needed, and this is a slice.")
     if header.channels > 1 and (not channels or header.frames > 1 or header.stored is None):
         raise Refused(
             "UNSUPPORTED_DTYPE",
-            f"'{name}' holds {header.channels} numbers per voxel; one is needed. Ask for channels (colours and "
+            f"'{name}' holds {header.channels} numbers per voxel; one is needed. Give --channels (colours and "
             "complex numbers are read so), or convert it.",
         )
 
@@ -179,7 +179,10 @@ def _geometry(path: Path, header: RasterHeader, without: bool) -> tuple[np.ndarr
     """The affine, RAS+ mm, and the findings about it."""
     if not header.has_geometry:
         if not without:
-            raise Refused("NO_GEOMETRY", f"'{path.name}' lacks orientation, place or spacing. Mend the header.")
+            raise Refused(
+                "NO_GEOMETRY",
+                f"'{path.name}' lacks orientation, place or spacing. Mend it, or give --without-geometry.",
+            )
         return np.eye(4), [Finding("NO_GEOMETRY", "no geometry; voxel indices were taken as mm, as asked")]
     reader = _reader(path)
     dims = reader.GetDimension()

@@ -55,6 +55,7 @@ from medgen.io.findings import Refused
 
 __all__ = ["Synthetic", "write_series"]
 
+_NARROWEST = 0.05  # of the reference's window: values that span less would all look the same in it
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}
 
 _KEPT = keywords(
@@ -306,15 +307,17 @@ class _Series:
         return given if given is not None and given > 0 and self._as_reference() else self.planes.step
 
     def _window(self) -> tuple[float, float]:
-        """Center and width: those of the reference's middle slice, else what spans the middle 99 % of the values."""
+        """Center and width: those of the reference's middle slice if they suit, else the middle 99 % of the values."""
         source = self.pixels_of
         center, width = (first_number(source.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
         linear = source.get("VOILUTFunction", "LINEAR") == "LINEAR"
-        if linear and center is not None and width is not None and width >= 1:
-            return center, width
         step = max(1, int(np.ceil((self.frames.size / 2_000_000) ** (1 / 3))))
         sample = np.asarray(self.frames[::step, ::step, ::step], dtype=np.float64)
         low, high = np.percentile(sample, [0.5, 99.5])
+        if linear and center is not None and width is not None and width >= 1:
+            inside = np.mean(np.abs(sample[sample > low] - center) <= width / 2) if high > low else 1.0
+            if inside >= 0.05 and high - low >= _NARROWEST * width:
+                return center, width
         if high <= low:
             low, high = low - 0.5, low + 0.5
         return float(low + (high - low) / 2), float(high - low)

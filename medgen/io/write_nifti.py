@@ -24,7 +24,7 @@ from medgen.geometry import affine_fault
 from medgen.io.atomic import atomic_path
 from medgen.io.findings import DEFAULT_MEMORY_BUDGET, Finding, Refused
 from medgen.io.gzip_bytes import plain_bytes, write_gzip
-from medgen.io.nifti_header import HEADER_BYTES, parse_header
+from medgen.io.nifti_header import HEADER_BYTES, NiftiHeader, mark_of, parse_header
 
 __all__ = ["cast_to", "check_name", "write_like", "write_nifti", "write_pieces"]
 
@@ -40,7 +40,12 @@ _RECORDS = {
 
 
 def write_nifti(
-    path: str | os.PathLike[str], volume: torch.Tensor, dtype: Any = None, affine: np.ndarray | None = None
+    path: str | os.PathLike[str],
+    volume: torch.Tensor,
+    dtype: Any = None,
+    affine: np.ndarray | None = None,
+    *,
+    synthetic: bool = False,
 ) -> tuple[Finding, ...]:
     """Writes one 3D volume, atomically, the same bytes for the same volume.
 
@@ -52,6 +57,8 @@ def write_nifti(
             By default the type and scaling that the volume's source had, where they hold the values (see the module's
             text), else that of ``volume``.
         affine: RAS+ mm, 4x4; needed for a plain tensor.
+        synthetic: mark the file so (:data:`medgen.io.nifti_header.MARK`); a ``MetaTensor`` whose
+            ``meta["synthetic"]`` is true is marked in any case.
 
     Returns:
         ``TYPE_CHANGED`` where the source's type did not hold the values.
@@ -78,7 +85,7 @@ def write_nifti(
         if dtype is None and "stored_dtype" in meta:
             array, target, slope, inter, findings = _as_stored(array, meta)
         array = cast_to(array, target, f"write_nifti: '{path.name}'")
-    write_pieces(path, _pieces(array, matrix, slope, inter))
+    write_pieces(path, _pieces(array, matrix, slope, inter, synthetic or bool(meta.get("synthetic"))))
     return findings
 
 
@@ -87,6 +94,8 @@ def write_like(
     source_path: str | os.PathLike[str],
     new_values: torch.Tensor,
     changed_mask: torch.Tensor,
+    *,
+    synthetic: bool = False,
 ) -> int:
     """Writes a copy of a NIfTI file in which only the voxels of a mask have new values.
 
@@ -99,6 +108,7 @@ def write_like(
         source_path: the file that is copied.
         new_values: shape ``(1, X, Y, Z)`` or ``(X, Y, Z)`` on the source's grid, in the source's scaled unit.
         changed_mask: the same shape; non-zero = take the new value.
+        synthetic: mark the copy so, by one more extension (:data:`medgen.io.nifti_header.MARK`).
 
     Returns:
         The number of voxels that had to be clipped.
@@ -110,7 +120,8 @@ def write_like(
     """
     source_path = Path(source_path)
     check_name(Path(path))
-    content, raw, slope, inter = _source_numbers(source_path)
+    content, raw, header = _source_numbers(source_path)
+    slope, inter = header.stored.slope, header.stored.inter
     values = _three_axes(new_values)
     mask = _three_axes(changed_mask) != 0
     for name, array in (("new_values", values), ("changed_mask", mask)):
@@ -122,12 +133,26 @@ def write_like(
     if not np.isfinite(new).all():
         raise MedgenError("write_like: new_values holds values that are not finite inside changed_mask. Mend them.")
     raw[mask], clipped = _fit((new - inter) / slope, raw.dtype)
-    write_pieces(Path(path), [content])
+    write_pieces(Path(path), _marked(content, header) if synthetic and not header.synthetic else [content])
     return clipped
 
 
-def _source_numbers(path: Path) -> tuple[bytearray, np.ndarray, float, float]:
-    """A file's plain content, its stored numbers ``(X, Y, Z)`` as a view of it, slope and intercept."""
+def _marked(content: bytearray, header: NiftiHeader) -> list[bytes | memoryview]:
+    """The content of a file with one more extension, the first."""
+    order = "<" if content[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
+    size = int(np.frombuffer(content[:4], f"{order}i4")[0])
+    fields = nib.nifti1.header_dtype if size == 348 else nib.nifti2.header_dtype
+    block = np.frombuffer(bytes(content[:size]), fields.newbyteorder(order)).copy()
+    mark = mark_of(order)
+    block["vox_offset"] = header.offset + len(mark)
+    others = memoryview(content)[size + 4 :] if content[size] else memoryview(content)[header.offset :]
+    if not content[size]:
+        block["vox_offset"] = size + 4 + len(mark)
+    return [block.tobytes(), b"\1\0\0\0", mark, others]
+
+
+def _source_numbers(path: Path) -> tuple[bytearray, np.ndarray, NiftiHeader]:
+    """A file's plain content, its stored numbers ``(X, Y, Z)`` as a view of it, and its header."""
     if not path.is_file():
         raise MedgenError(f"image '{path}' does not exist or is a folder. Give one .nii or .nii.gz file.")
     try:
@@ -141,7 +166,7 @@ def _source_numbers(path: Path) -> tuple[bytearray, np.ndarray, float, float]:
     if len(content) < header.offset + header.voxels * stored.bytes:
         raise Refused("TRUNCATED_FILE", f"image '{path}' ends before its voxels do. Get a whole copy.")
     numbers = np.frombuffer(content, stored.dtype, header.voxels, header.offset).reshape(header.space, order="F")
-    return content, numbers, stored.slope, stored.inter
+    return content, numbers, header
 
 
 def _as_stored(
@@ -198,7 +223,7 @@ def _stored_records(volume: torch.Tensor, meta: Mapping[str, Any]) -> np.ndarray
     return np.ascontiguousarray(array.round().astype(np.uint8)).view(record)[..., 0]
 
 
-def _pieces(array: np.ndarray, affine: np.ndarray, slope: float, inter: float) -> Iterator[memoryview]:
+def _pieces(array: np.ndarray, affine: np.ndarray, slope: float, inter: float, synthetic: bool) -> Iterator[memoryview]:
     """The plain bytes of a NIfTI-1 file (NIfTI-2 where an axis is too long for it), some slices at a time."""
     kind = nib.Nifti1Header if max(array.shape) < 2**15 else nib.Nifti2Header
     header = kind()
@@ -210,8 +235,9 @@ def _pieces(array: np.ndarray, affine: np.ndarray, slope: float, inter: float) -
     if (slope, inter) != (1.0, 0.0):
         header.set_slope_inter(slope, inter)
     header["magic"] = kind.single_magic
-    header["vox_offset"] = kind.single_vox_offset
-    yield memoryview(header.binaryblock.ljust(kind.single_vox_offset, b"\0"))
+    mark = b"\1\0\0\0" + mark_of(header.endianness) if synthetic else bytes(4)
+    header["vox_offset"] = len(header.binaryblock) + len(mark)
+    yield memoryview(header.binaryblock + mark)
     step = min(array.shape[2], max(1, _SLAB_BYTES * array.shape[2] // array.nbytes))
     slab = np.empty((step, *array.shape[1::-1]), array.dtype)
     for start in range(0, array.shape[2], step):

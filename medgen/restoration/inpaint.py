@@ -174,7 +174,7 @@ def inpaint_file(
     from medgen.restoration.scans import outputs, read_hole, read_scan
 
     _check_arguments(mode, samples)
-    files = outputs(output, picture, overwrite, image)
+    files = outputs(output, picture, overwrite, image, inpaint_mask)
     scan = read_scan(image)
     hole, hole_sha256 = read_hole(inpaint_mask, scan)
     result = inpaint(scan.volume, hole, model, mode, samples, seed, device=device, callback=callback)

@@ -55,9 +55,10 @@ class Scan:
         from medgen.io import nifti
 
         if self.stored is None:
-            return nifti.write_like(path, self.path, new_values, changed_mask)
+            return nifti.write_like(path, self.path, new_values, changed_mask, synthetic=True)
         values, clipped = self._merged(new_values, changed_mask)
-        nifti.write_nifti(path, MetaTensor(torch.from_numpy(values[None]), affine=self.volume.affine))
+        meta = {"synthetic": True}
+        nifti.write_nifti(path, MetaTensor(torch.from_numpy(values[None]), affine=self.volume.affine, meta=meta))
         return clipped
 
     def write_series(
@@ -181,6 +182,7 @@ def outputs(
     picture: str | os.PathLike[str] | None,
     overwrite: bool,
     image: str | os.PathLike[str],
+    inpaint_mask: str | os.PathLike[str],
 ) -> Outputs:
     """Names of the filled scan, its record and the picture, all of which can be written.
 
@@ -189,10 +191,11 @@ def outputs(
         picture: a PNG file, or None.
         overwrite: whether outputs may exist.
         image: the scan.
+        inpaint_mask: its hole.
 
     Raises:
-        MedgenError: a wrong suffix, one that exists without ``overwrite``, one that cannot be written, a folder that
-            holds the scan or anything but a series, or a record that is of another make.
+        MedgenError: an output that is an input, a wrong suffix, one that exists without ``overwrite``, one that cannot
+            be written, a folder that holds the scan or anything but a series, or a record that is of another make.
     """
     of_series = is_series(image)
     target, drawing = Path(output), None if picture is None else Path(picture)
@@ -204,7 +207,10 @@ def outputs(
     if drawing is not None and drawing.suffix.lower() != ".png":
         raise MedgenError(f"picture '{picture}' must end in .png. Rename it.")
     record = target.with_name(target.name[: len(target.name) - len(ending)] + ".json")
+    inputs = {os.path.realpath(path) for path in (image, inpaint_mask)}
     for role, path in (("output", target), ("record", record), ("picture", drawing)):
+        if path is not None and os.path.realpath(path) in inputs:
+            raise MedgenError(f"{role} '{path}' is an input, which would be lost. Choose another name.")
         if path is not None and path.exists() and not overwrite:
             raise MedgenError(f"{role} '{path}' exists. Add --overwrite to replace it, or give another name.")
         if path is not None:

@@ -152,3 +152,22 @@ def test_a_report_of_something_else_is_kept(tmp_path: Path) -> None:
     for option in ("--resume", "--overwrite"):
         assert run(tmp_path / "scan.nii.gz", tmp_path / "out", option).exit_code == 2
     assert (tmp_path / "out" / "report.json").read_text() == '{"mine": 1}'
+
+
+def test_resume_of_another_source_keeps_what_is_there(tmp_path: Path) -> None:
+    nifti(tmp_path / "scan.nii.gz")
+    nifti(tmp_path / "other.nii.gz")
+    assert run(tmp_path / "scan.nii.gz", tmp_path / "out").exit_code == 0
+    before = (tmp_path / "out" / "scan.nii.gz").read_bytes()
+    result = run(tmp_path / "other.nii.gz", tmp_path / "out", "--resume")
+    assert (result.exit_code, "none of them is of" in result.output) == (2, True)
+    assert (tmp_path / "out" / "scan.nii.gz").read_bytes() == before
+
+
+def test_a_marked_file_without_its_record_stays_synthetic(tmp_path: Path) -> None:
+    volume = nifti(tmp_path / "plain.nii.gz")
+    write_nifti(tmp_path / "renamed.nii.gz", volume, synthetic=True)
+    for name, marked in (("renamed", True), ("plain", False)):
+        assert run(tmp_path / f"{name}.nii.gz", tmp_path / name, "--to", "dicom").exit_code == 0
+        header = pydicom.dcmread(next((tmp_path / name).glob("*.dcm")))
+        assert ((0x0008001C in header) and header[0x0008001C].value == "YES") == marked

@@ -264,3 +264,11 @@ def test_killed_and_resumed_gives_the_same_tree(tree: Path, tmp_path: Path, stop
     assert summary.kept + summary.made == 11
     assert files_of(out) == files_of(tmp_path / "want")
     check(tree, out)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("sub-1", "sub-2"):
+        (tmp_path / "src" / folder).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.int16), np.eye(4)), tmp_path / "src" / folder / "T1.nii.gz")
+    summary = convert(tmp_path / "src", tmp_path / "out")
+    assert [row["path"] for row in summary.report["volumes"]] == ["sub-1_T1.nii.gz", "sub-2_T1.nii.gz"]

@@ -153,3 +153,14 @@ def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="NaN or infinite"):
         SaveImage(tmp_path / "x", writer=MedgenWriter, print_log=False)(image)
     assert not list((tmp_path / "x").rglob("*.nii.gz"))
+
+
+def test_synthetic_stays_so(volumes: dict[str, Path], tmp_path: Path) -> None:
+    image = LoadImage(reader=MedgenReader, ensure_channel_first=True)(volumes["file"])
+    assert image.meta["synthetic"] is False
+    write_nifti(tmp_path / "made.nii.gz", image, synthetic=True)
+    load = LoadImage(reader=MedgenReader, ensure_channel_first=True)
+    save = SaveImage(tmp_path / "out", writer=MedgenWriter, resample=False, separate_folder=False, print_log=False)
+    save(load(tmp_path / "made.nii.gz") * 2)
+    (path,) = (tmp_path / "out").glob("*.nii.gz")
+    assert load(path).meta["synthetic"] is True

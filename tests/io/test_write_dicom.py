@@ -420,6 +420,17 @@ def test_filled_scans_without_a_reference_are_not_one_patient(tmp_path: Path) ->
     assert len(ids) == 2
 
 
+def test_window_of_the_reference_only_where_it_suits(tmp_path: Path) -> None:
+    source = source_series(tmp_path / "source", "CT")
+    array, affine = read_back(source)
+    kept = pydicom.dcmread(write_series(tmp_path / "same", volume_of(affine, array), reference=source)[0])
+    tiny = volume_of(affine, np.asarray(array, dtype=np.float32) / 10_000)
+    fresh = pydicom.dcmread(write_series(tmp_path / "tiny", tiny, reference=source)[0])
+    own = pydicom.dcmread(sorted(source)[0])
+    assert (kept.WindowCenter, kept.WindowWidth) == (own.WindowCenter[0], own.WindowWidth[0])
+    assert fresh.WindowWidth < 1
+
+
 def test_text_outside_ascii(tmp_path: Path) -> None:
     source = source_series(tmp_path / "source", "MR")
     array, affine = read_back(source)

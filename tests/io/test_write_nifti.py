@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from medgen.checks import MedgenError
 from medgen.io.gzip_bytes import write_gzip
 from medgen.io.nifti_survey import survey_nifti
-from medgen.io.write_nifti import write_nifti
+from medgen.io.write_nifti import write_like, write_nifti
 
 AFFINE = np.array([[0, -1.5, 0.0, 20], [2, 0, 0, -30], [0, 0.0, 3, 5], [0, 0, 0, 1.0]])
 SHAPE = (7, 6, 5)
@@ -176,3 +176,37 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == names
     for name in names:
         assert nib.load(tmp_path / name).shape == (4, 4, 4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("noted", [False, True])
+def test_mark_of_what_is_synthetic(tmp_path: Path, order: str, kind: Any, noted: bool) -> None:
+    """The mark is the first extension; header, other extensions and voxels stay."""
+    raw = np.random.default_rng(1).integers(0, 99, SHAPE).astype("i2")
+    header = kind.header_class(endianness=order)
+    header.set_data_dtype(np.dtype(f"{order}i2"))
+    header["descrip"] = b"scanner"
+    if noted:
+        header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a note"))
+    nib.save(kind(raw, AFFINE, header), tmp_path / "a.nii")
+    volume = survey_nifti(tmp_path / "a.nii").volumes[0].load()
+    assert volume.meta["synthetic"] is False
+    changed = torch.zeros(1, *SHAPE)
+    changed[0, 1, 2, 3] = 1
+    write_like(tmp_path / "b.nii.gz", tmp_path / "a.nii", volume + 1, changed, synthetic=True)
+    write_like(tmp_path / "c.nii", tmp_path / "b.nii.gz", volume + 1, changed, synthetic=True)  # marked once
+    for name in ("b.nii.gz", "c.nii"):
+        (found,) = survey_nifti(tmp_path / name).volumes
+        assert "SYNTHETIC" in [finding.code for finding in found.findings]
+        back = found.load()
+        assert back.meta["synthetic"] is True
+        np.testing.assert_array_equal(back.numpy()[0], raw + changed.numpy()[0])
+        image = nib.load(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), raw + changed.numpy()[0])
+        assert image.header["descrip"].item() == b"scanner"
+        notes = [extension.get_content() for extension in image.header.extensions]
+        assert len(notes) == 1 + noted
+        assert (b"a note" in str(notes[-1]).encode()) == noted
+    write_nifti(tmp_path / "d.nii.gz", back)  # what was read marked is written marked
+    assert survey_nifti(tmp_path / "d.nii.gz").volumes[0].load().meta["synthetic"] is True

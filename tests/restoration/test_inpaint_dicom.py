@@ -113,11 +113,12 @@ def test_refusals_come_before_the_work(case: dict[str, Path], tmp_path: Path, mo
     for output, words in (
         (tmp_path / "file" / "filled", "is a file"),
         (tmp_path / "filled.dcm", "must end in"),
-        (case["image"], "exists"),
+        (case["image"], "is an input"),
+        (case["inpaint_mask"], "is an input"),
     ):
         with pytest.raises(MedgenError, match=words):
             inpaint_file(**case, output=output)
-    with pytest.raises(MedgenError, match="lies in the output"):
+    with pytest.raises(MedgenError, match="is an input"):
         inpaint_file(**case, output=case["image"], overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")

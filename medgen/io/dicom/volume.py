@@ -97,7 +97,12 @@ class DicomVolume:
         self._late = _late_findings(self._slices, stored, ranges, odd)
         values = values_of(self._slices, stored, ranges)
         tensor = torch.from_numpy(values.transpose(2, 1, 0)[None])
-        meta = {"source": str(first.header.path), "space": "RAS", "series_uid": self.series_uid}
+        meta = {
+            "source": str(first.header.path),
+            "space": "RAS",
+            "series_uid": self.series_uid,
+            "synthetic": any(finding.code == "SYNTHETIC" for finding in self.findings),
+        }
         return MetaTensor(tensor, affine=torch.from_numpy(self.affine.copy()), meta=meta)
 
     def _read(self, stored: np.ndarray) -> tuple[list[tuple[float, float]], int]:
