@@ -30,7 +30,7 @@ from medgen import __version__
 from medgen.checks import MedgenError, check_count
 from medgen.io.atomic import check_writable, write_json
 from medgen.io.findings import Refused, VolumeSource
-from medgen.io.journal import REPORT, Journal, Past, file_sha256, read_json, remove_temporaries
+from medgen.io.journal import REPORT, Journal, Past, file_sha256, file_state, read_json, remove_temporaries
 from medgen.io.names import safe_name, unique_names, without
 from medgen.io.report import Refusal, exit_status, file_rows, findings_of, geometry_of, report
 from medgen.io.survey import FullSurvey, ReadOptions, survey
@@ -181,17 +181,8 @@ def source_fingerprint(volume: VolumeSource, found: FullSurvey, options: ReadOpt
     parts: list[str] = [__version__, volume.name, repr(tuple(volume.shape)), repr(options)]
     parts += [repr(np.asarray(volume.affine, dtype=np.float64).tolist())]
     for path in volume.files:
-        parts.append(f"{found.listing.names.get(path, path.name)} {_state(path)}")
+        parts.append(f"{found.listing.names.get(path, path.name)} {file_state(path)}")
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _state(path: Path) -> str:
-    """Size and time of a file; that it is gone shows when it is loaded."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return "gone"
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _names(found: FullSurvey) -> list[str]:

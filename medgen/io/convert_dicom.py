@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from medgen.checks import MedgenError
 from medgen.io.atomic import check_writable, write_json
 from medgen.io.convert import ConvertSummary, OutputExists, check_output, loaded, source_fingerprint
 from medgen.io.findings import Refused, VolumeSource
-from medgen.io.journal import REPORT, file_sha256, is_temporary, read_json
+from medgen.io.journal import REPORT, file_sha256, file_state, is_temporary, read_json
 from medgen.io.report import Refusal, exit_status, file_rows, findings_of, geometry_of, report
 from medgen.io.survey import FullSurvey, ReadOptions, survey
 
@@ -183,12 +182,8 @@ def _fingerprint(
     record: dict[str, Any],
 ) -> str:
     parts = [source_fingerprint(volume, found, options), str(modality), json.dumps(record, sort_keys=True)]
-    parts += _file_states(() if series is None else series.files)
+    parts += [f"{path.name} {file_state(path)}" for path in (() if series is None else series.files)]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _file_states(files: Sequence[Path]) -> list[str]:
-    return [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
 
 
 def _is_whole(folder: Path, earlier: dict[str, Any], fingerprint: str) -> bool:

@@ -171,6 +171,7 @@ def first_number(value: Any) -> float | None:
 
 
 def source_item(image: SourceImage, purpose: str | None) -> Dataset:
+    """An item of SourceImageSequence: class and instance UID, the frame of a multi-frame image, and the purpose."""
     item = Dataset()
     item.ReferencedSOPClassUID = image.sop_class
     item.ReferencedSOPInstanceUID = image.sop_instance

@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JOURNAL", "REPORT", "Journal", "Past", "file_sha256", "is_temporary", "read_json", "remove_temporaries"]
+__all__ = [
+    "JOURNAL",
+    "REPORT",
+    "Journal",
+    "Past",
+    "file_sha256",
+    "file_state",
+    "is_temporary",
+    "read_json",
+    "remove_temporaries",
+]
 
 JOURNAL = ".medgen-convert.jsonl"
 REPORT = "report.json"
@@ -115,6 +125,15 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_state(path: Path) -> str:
+    """Size and time of a file, which tell whether it changed; that it is gone shows when it is read."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "gone"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -114,14 +114,15 @@ def read_volume(
 
     Returns:
         Shape ``(1, X, Y, Z)`` in the stored voxel order and the scaled unit, affine RAS+ mm; ``meta["findings"]`` has
-        the codes, joined by commas.
+        the codes, joined by commas, ``meta["synthetic"]`` whether it is so in whole or in part.
 
     Raises:
         Refused: see :func:`single_volume`; or the voxels are not what the header promised.
     """
     source = single_volume(path, options)
     volume = source.load()
-    volume.meta["findings"] = ",".join(finding.code for finding in source.findings)
+    codes = [finding.code for finding in source.findings]
+    volume.meta.update(findings=",".join(codes), synthetic="SYNTHETIC" in codes)
     return volume
 
 

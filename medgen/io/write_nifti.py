@@ -257,6 +257,11 @@ def _transpose(source: np.ndarray, target: np.ndarray) -> None:
 
 
 def check_name(path: Path) -> None:
+    """Refuses a name that does not end in ``.nii`` or ``.nii.gz``.
+
+    Raises:
+        MedgenError: with the name.
+    """
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise MedgenError(f"cannot write '{path}': the name must end in .nii.gz or .nii.")
 

@@ -143,9 +143,10 @@ def inpaint_file(
 ) -> InpaintReport:
     """Fill the hole of a scan in files; all voxels outside the hole keep their stored value bit for bit.
 
-    A NIfTI scan keeps header and stored type too. A DICOM series comes out as a derived series of the same study, or as
-    NIfTI. Beside ``filled.nii.gz`` (or the folder ``filled``) stands ``filled.json``: ``"synthetic": true``, model,
-    seed, settings and versions, the SHA-256 of what came in, and how much was regenerated; no path and no clock time.
+    A NIfTI scan keeps header and stored type too; one more header extension marks it as synthetic. A DICOM series comes
+    out as a derived series of the same study, or as NIfTI. Beside ``filled.nii.gz`` (or the folder ``filled``) stands
+    ``filled.json``: ``"synthetic": true``, model, seed, settings and versions, the SHA-256 of what came in, and how
+    much was regenerated; no path and no clock time.
     All files are written, or none.
 
     Args:

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import (
@@ -164,3 +165,14 @@ def test_synthetic_stays_so(volumes: dict[str, Path], tmp_path: Path) -> None:
     save(load(tmp_path / "made.nii.gz") * 2)
     (path,) = (tmp_path / "out").glob("*.nii.gz")
     assert load(path).meta["synthetic"] is True
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_files_of_other_formats(volumes: dict[str, Path], tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"scan{ending}"
+    sitk.WriteImage(sitk.ReadImage(str(volumes["file"])), str(path))
+    load = LoadImage(reader=MedgenReader)
+    image, same = load(path), load(volumes["file"])
+    assert torch.equal(image.as_tensor(), same.as_tensor())
+    torch.testing.assert_close(image.affine, same.affine)
+    assert image.meta["synthetic"] is False
