@@ -26,7 +26,7 @@ test: install-test lint
 	$(PYTEST) -n auto --dist loadfile -m "not slow and not gpu and not bench"
 
 test-slow: install-test
-	$(PIP) ".[test,bench]"
+	$(PIP) ".[test,bench,text]"
 	$(PYTEST) -m "slow and not bench"
 
 bench: install-test

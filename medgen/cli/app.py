@@ -7,24 +7,31 @@ from typing import Annotated
 import typer
 
 from medgen.cli.convert import convert
+from medgen.cli.edit import edit
 from medgen.cli.generate import generate
+from medgen.cli.harmonize import harmonize
+from medgen.cli.import_model import import_model
 from medgen.cli.inpaint import inpaint
 from medgen.cli.inspect import inspect
 from medgen.cli.models import models
+from medgen.cli.reconstruct import reconstruct
+from medgen.cli.segment import segment
 from medgen.cli.train import train
+from medgen.cli.translate import translate
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Synthetic, labelled medical volumes and inpainted scans with diffusion models.",
+    help="Synthetic, labelled medical volumes, and scans edited, translated or filled, with generative models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, convert, generate, inpaint, train, models):
+for command in (inspect, convert, generate, inpaint, translate, edit, harmonize, segment, reconstruct, train, models):
     app.command()(command)
+app.command("import")(import_model)
 
 
 def _version(wanted: bool) -> None:
@@ -41,4 +48,4 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """Synthetic, labelled medical volumes and inpainted scans with diffusion models."""
+    """Synthetic, labelled medical volumes, and scans edited, translated or filled, with generative models."""

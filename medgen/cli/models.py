@@ -82,7 +82,8 @@ def _print_table(summaries: Sequence[ModelSummary]) -> None:
         size = " x ".join(map(str, summary.size))
         spacing = " x ".join(f"{step:g}" for step in summary.spacing)
         typer.echo(
-            f"{summary.name} {summary.version}  {summary.task}, {summary.modality}, {size} voxels of {spacing} mm"
+            f"{summary.name} {summary.version}  {summary.family}, {summary.task}, {summary.modality}, "
+            f"{size} voxels of {spacing} mm"
         )
         typer.echo(f"    {summary.description}")
         typer.echo(

@@ -1,7 +1,7 @@
-"""Pictures of volumes: three planes of each, label outlines or a filled hole beside.
+"""Pictures of volumes and slices: label outlines, a filled hole or other sets beside.
 
-Planes are shown upright, anterior or superior on top. The patient's left is on the left side of the picture
-(neurological convention), and the picture says so.
+Of a volume planes are shown, upright, anterior or superior on top. The patient's left is on the left side of the
+picture (neurological convention), and the picture says so. An image with two axes is shown as it is, second axis up.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["contact_sheet", "inpaint_sheet"]
+__all__ = ["comparison_sheet", "contact_sheet", "inpaint_sheet"]
 
 PLANES = ("axial", "coronal", "sagittal")
 MOST_SUBJECTS = 12
 _PANEL_INCHES, _DPI = 2.3, 120
+_SLICES_A_ROW = 6
+_SIDE = "Left of the picture = left of the patient."
 
 
 class _Panel(NamedTuple):
-    """One volume to show, in RAS+ voxel order: values and, where there is one, a label map to outline."""
+    """One volume to show, in RAS+ voxel order: values and, where there is one, a label map to outline.
+
+    A slice is a volume of one voxel along its third axis.
+    """
 
     title: str
     values: np.ndarray
@@ -41,16 +46,25 @@ class _Panel(NamedTuple):
     label: np.ndarray | None = None
 
 
+class _Cell(NamedTuple):
+    """One plane of a panel, through a voxel."""
+
+    panel: _Panel
+    plane: int
+    at: tuple[int, int, int]
+    titled: bool
+
+
 def contact_sheet(
     volumes: Sequence[Mapping[str, MetaTensor]], path: str | os.PathLike[str], names: Sequence[str] | None = None
 ) -> None:
     """One row a subject: three planes of the image, and the same with the outlines of its label map.
 
-    Planes go through the middle of what is labelled. The same volumes give the same bytes.
+    Planes go through the middle of what is labelled. Slices stand side by side. The same volumes give the same bytes.
 
     Args:
-        volumes: each ``{"image": (1, X, Y, Z), "label": (1, X, Y, Z)}``, with affine; ``"label"`` may be missing.
-            The first 12 are shown.
+        volumes: each ``{"image": (C, X, Y, Z), "label": (1, X, Y, Z)}``, with affine, or without the third axis;
+            ``"label"`` may be missing. Of the image the first channel is shown, of the subjects the first 12.
         path: a ``.png`` file.
         names: of the subjects; by default their numbers. Where there are more of them than volumes, the picture says
             how many are not shown.
@@ -61,18 +75,49 @@ def contact_sheet(
     if not volumes:
         raise MedgenError("contact_sheet: volumes is empty. Give at least one subject.")
     names = names or [str(number) for number in range(1, len(volumes) + 1)]
-    rows = []
-    for name, volume in zip(names, volumes[:MOST_SUBJECTS], strict=False):
-        image, label = volume["image"], volume.get("label")
-        ids = _canonical(label)[0] if label is not None else None
-        window = _window(image)
-        panels = [_panel(name, image, window)]
-        if ids is not None:
-            panels.append(_panel(f"{name}, labels", image, window, ids))
-        where = ids if ids is not None and (ids > 0).any() else panels[0].values > panels[0].values.mean()
-        rows.append((panels, _middle(where > 0)))
-    more = len(names) - len(rows)
-    _draw(rows, path, "Synthetic images" + (f", {more} more subjects not shown" if more > 0 else ""))
+    rows: list[list[_Cell]] = []
+    shown = volumes[:MOST_SUBJECTS]
+    for name, volume in zip(names, shown, strict=False):
+        plain, outlined, at = _subject(name, volume)
+        panels = [plain] if outlined is None else [plain, outlined._replace(title=f"{name}, labels")]
+        rows.append([cell for panel in panels for cell in _cells(panel, at)])
+    flat = all(_is_slice(volume) for volume in shown)
+    if flat:
+        cells = [cell for row in rows for cell in row]
+        rows = [cells[start : start + _SLICES_A_ROW] for start in range(0, len(cells), _SLICES_A_ROW)]
+    more = len(names) - len(shown)
+    _draw(rows, path, "Synthetic images" + (f", {more} more subjects not shown" if more > 0 else ""), flat=flat)
+
+
+def comparison_sheet(
+    sets: Mapping[str, Sequence[Mapping[str, MetaTensor]]], path: str | os.PathLike[str], columns: int = 6
+) -> None:
+    """Sets of subjects one below the other, a sagittal and a coronal plane of each, labels outlined.
+
+    All are shown with the first set's black and white, so that a difference in brightness shows. Planes go through the
+    middle of what is labelled. Of slices there is one row a set.
+
+    Args:
+        sets: name of each set and its subjects, as in :func:`contact_sheet`; the reference first.
+        path: a ``.png`` file.
+        columns: how many subjects of each set are shown.
+
+    Raises:
+        MedgenError: no set, or one without subjects; a path that cannot be written.
+    """
+    if not sets or not all(sets.values()):
+        raise MedgenError("comparison_sheet: each set needs a subject. Got an empty one, or no set. Leave it out.")
+    reference = next(iter(sets.values()))[:columns]
+    windows = [_window(volume["image"][:1]) for volume in reference]
+    window = float(np.mean([low for low, _ in windows])), float(np.mean([high for _, high in windows]))
+    flat = all(_is_slice(volume) for volumes in sets.values() for volume in volumes[:columns])
+    rows: list[list[_Cell]] = []
+    for name, volumes in sets.items():
+        found = [_subject(name, volume, window) for volume in volumes[:columns]]
+        for plane in (0,) if flat else (2, 1):
+            row = [_Cell(outlined or plain, plane, at, False) for plain, outlined, at in found]
+            rows.append([cell._replace(titled=k == 0 and plane != 1) for k, cell in enumerate(row)])
+    _draw(rows, path, "Sets: " + ", ".join(sets), flat=flat)
 
 
 def inpaint_sheet(
@@ -81,7 +126,7 @@ def inpaint_sheet(
     """Three planes through the hole: the scan, the hole in it, what was filled in.
 
     Args:
-        image: shape ``(1, X, Y, Z)``, with affine.
+        image: shape ``(1, X, Y, Z)`` or ``(1, X, Y)``, with affine.
         inpaint_mask: the same grid; non-zero = regenerated.
         filled: the same grid.
         path: a ``.png`` file.
@@ -96,10 +141,32 @@ def inpaint_sheet(
     outline = hole.astype(np.int16)
     blanked = image * (inpaint_mask == 0)
     rows = [
-        ([_panel("scan", image, window), _panel("hole", blanked, window, outline)], _middle(hole)),
-        ([_panel("filled", filled, window), _panel("filled, outline", filled, window, outline)], _middle(hole)),
+        [_panel("scan", image, window), _panel("hole", blanked, window, outline)],
+        [_panel("filled", filled, window), _panel("filled, outline", filled, window, outline)],
     ]
-    _draw(rows, path, "What is inside the outline is synthetic")
+    cells = [[cell for panel in row for cell in _cells(panel, _middle(hole))] for row in rows]
+    _draw(cells, path, "What is inside the outline is synthetic", flat=_is_slice({"image": image}))
+
+
+def _is_slice(volume: Mapping[str, MetaTensor]) -> bool:
+    return volume["image"].ndim == 3
+
+
+def _subject(
+    name: str, volume: Mapping[str, MetaTensor], window: tuple[float, float] | None = None
+) -> tuple[_Panel, _Panel | None, tuple[int, int, int]]:
+    """Its image, the same with labels where it has any, and the voxel that planes go through."""
+    image, label = volume["image"][:1], volume.get("label")
+    ids = _canonical(label)[0] if label is not None else None
+    plain = _panel(name, image, window or _window(image))
+    where = ids > 0 if ids is not None and (ids > 0).any() else plain.values > plain.values.mean()
+    return plain, None if ids is None else plain._replace(label=ids), _middle(where)
+
+
+def _cells(panel: _Panel, at: tuple[int, int, int]) -> list[_Cell]:
+    """The three planes of a panel; of a slice the one."""
+    planes = (0,) if panel.values.shape[2] == 1 else (0, 1, 2)
+    return [_Cell(panel, plane, at, plane == 0) for plane in planes]
 
 
 def _panel(title: str, volume: MetaTensor, window: tuple[float, float], label: np.ndarray | None = None) -> _Panel:
@@ -108,8 +175,13 @@ def _panel(title: str, volume: MetaTensor, window: tuple[float, float], label: n
 
 
 def _canonical(volume: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Values ``(X, Y, Z)`` flipped and permuted to the RAS+ voxel order nearest to the affine, and their spacing."""
+    """Values ``(X, Y, Z)`` flipped and permuted to the RAS+ voxel order nearest to the affine, and their spacing.
+
+    A slice ``(1, X, Y)`` becomes ``(X, Y, 1)`` as it is: its axes may be any two of the body's.
+    """
     affine = volume.affine.cpu().numpy()
+    if volume.ndim == 3:
+        return volume.as_tensor().detach().cpu().numpy()[0, :, :, None], spacing_of(affine)
     orientation = nib.orientations.io_orientation(affine)
     values = nib.orientations.apply_orientation(volume.as_tensor().detach().cpu().numpy()[0], orientation)
     order = np.argsort(orientation[:, 0])
@@ -164,14 +236,12 @@ def _outlines(label: np.ndarray) -> np.ndarray:
     return np.concatenate([colour, (owner > 0)[..., None]], axis=-1)
 
 
-def _draw(
-    rows: Sequence[tuple[Sequence[_Panel], tuple[int, int, int]]], path: str | os.PathLike[str], title: str
-) -> None:
-    """Draws all rows into one PNG file, without time, name or version in it."""
+def _draw(rows: Sequence[Sequence[_Cell]], path: str | os.PathLike[str], title: str, *, flat: bool) -> None:
+    """Draws all cells into one PNG file, without time, name or version in it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = 3 * max(len(panels) for panels, _ in rows)
+    columns = max(len(row) for row in rows)
     height, width = _PANEL_INCHES * len(rows) + 0.35, _PANEL_INCHES * columns
     figure: Figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="black")
     FigureCanvasAgg(figure)
@@ -180,19 +250,19 @@ def _draw(
         len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02, "top": top, "bottom": 0.0,
                                                         "left": 0.0, "right": 1.0}
     )  # fmt: skip
-    figure.text(0.005, 1 - 0.24 / height, f"{title}. Left of the picture = left of the patient.", color="w", size=8)
-    for row, (panels, at) in zip(axes, rows, strict=True):
+    figure.text(0.005, 1 - 0.24 / height, f"{title}." + ("" if flat else f" {_SIDE}"), color="w", size=8)
+    for row, cells in zip(axes, rows, strict=True):
         for axis in row:
             axis.set_axis_off()
-        for number, panel in enumerate(panels):
-            for plane in range(3):
-                _show(row[3 * number + plane], panel, plane, at)
+        for axis, cell in zip(row, cells, strict=False):
+            _show(axis, cell)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None}, facecolor="black")
 
 
-def _show(axis: Axes, panel: _Panel, plane: int, at: tuple[int, int, int]) -> None:
+def _show(axis: Axes, cell: _Cell) -> None:
     """One plane of one panel."""
+    panel, plane, at = cell.panel, cell.plane, cell.at
     picture = _slice(panel.values, plane, at)
     extent = (0.0, float(picture.shape[1]), float(picture.shape[0]), 0.0)
     low, high = panel.window
@@ -201,5 +271,5 @@ def _show(axis: Axes, panel: _Panel, plane: int, at: tuple[int, int, int]) -> No
     if panel.label is not None:
         outlines = _outlines(_slice(panel.label, plane, at))
         axis.imshow(outlines, aspect=aspect, extent=extent, interpolation="nearest")
-    if plane == 0:
+    if cell.titled:
         axis.text(0.02, 0.98, panel.title, color="w", size=7, va="top", transform=axis.transAxes)

@@ -6,35 +6,36 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from monai.data import MetaTensor
 
 from medgen import __version__
 from medgen.checks import MedgenError, check_count, check_range
+from medgen.cohort.conditions import check_asked, subject_conditions
 from medgen.cohort.contact_sheet import MOST_SUBJECTS, contact_sheet
-from medgen.geometry import ModelGrid
+from medgen.cohort.labels import on_model_grid, volume_hash
+from medgen.cohort.subject_files import FORMATS, choose_format, file_hash, read_subject, write_subject
 from medgen.io.atomic import check_writable, write_json
-from medgen.io.nifti import read_nifti, write_nifti
 
 __all__ = ["CohortSummary", "SubjectModel", "generate_cohort"]
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
 _LARGEST_SEED = 2**62
+_DEFAULTS = {"format": "nifti"}  # of cohorts begun before there was a choice
 
 
 class SubjectModel(Protocol):
-    """What a model must offer to make a cohort: :class:`medgen.models.generative.GenerativeModel` does."""
+    """What a model must offer to make a cohort: :class:`medgen.models.base.Model` does."""
 
     @property
     def spec(self) -> Any:
-        """A :class:`medgen.models.specification.ModelSpec`: name, modality, grid, intensity."""
+        """A :class:`medgen.models.specification.ModelSpec`: name, modality, grid, intensity, controls."""
 
     @property
     def multiple(self) -> int:
@@ -50,9 +51,8 @@ class SubjectModel(Protocol):
         seed: int = 0,
         label: MetaTensor | None = None,
         *,
-        sampler: str | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Sequence[dict[str, MetaTensor]]:
         """``n`` subjects with ``"image"`` and, where the model has labels, ``"label"``."""
 
@@ -83,7 +83,10 @@ def generate_cohort(
     sampler: str | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    label: MetaTensor | None = None,
+    options: Mapping[str, Any] | None = None,
+    label: MetaTensor | Sequence[MetaTensor] | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    format: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -103,9 +106,13 @@ def generate_cohort(
         sampler: name of a sampler; by default the model's.
         num_inference_steps: by default the model's.
         guidance_scale: by default the model's.
-        label: one label map ``(1, X, Y, Z)``, in the model's ids, for all subjects, of any spacing and orientation:
-            it is brought to the model's spacing and RAS+ axes first. By default each subject has its own, from the
-            model's source of labels.
+        options: further settings of the model's family.
+        label: label map ``(1, X, Y, Z)``, in the model's ids, for all subjects, of any spacing and orientation: it is
+            brought to the model's spacing and RAS+ axes first. Several: subject ``i`` takes number ``i``, and after
+            the last the first again. By default each subject has its own, from the model's source of labels.
+        conditions: what is asked of the subjects: value by control, ``(low, high)`` to spread a number over them.
+            What is not stated is drawn for each subject as the training people were.
+        format: ``nifti`` for volumes; ``png`` (default) or ``tiff`` for slices.
         overwrite: removes the cohort that is in the folder first; a folder that holds none is refused.
         resume: keeps the complete subjects of an interrupted call with the same settings; ``n`` may be larger.
         progress: called with (subjects done, n).
@@ -119,14 +126,23 @@ def generate_cohort(
     """
     _check_arguments(n, seed, num_inference_steps, overwrite, resume)
     folder = Path(output_dir)
-    label = _on_model_grid(model, label)
-    request = _request(model, seed, sampler, num_inference_steps, guidance_scale, label)
-    options: dict[str, Any] = {
-        "sampler": sampler, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "label": label
+    format = choose_format(model.spec, format)
+    asked = check_asked(getattr(model.spec, "controls", ()), conditions)
+    labels = [label] if isinstance(label, MetaTensor) else label
+    settings: dict[str, Any] = {
+        "sampler": sampler, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
+        **(options or {}),
     }  # fmt: skip
+    request = _request(model, seed, settings, labels, asked, format)
     _check_folder(folder, request, n, overwrite, resume)
+
+    def make(number: int) -> tuple[dict[str, MetaTensor], MetaTensor | None]:
+        told = on_model_grid(model, labels[number % len(labels)]) if labels else None
+        wanted = subject_conditions(asked, number) or None
+        return model.sample(n=1, seed=seed + number, label=told, conditions=wanted, **settings)[0], told
+
     # what the model refuses is refused before an old cohort is removed
-    first = None if resume else model.sample(n=1, seed=seed, **options)[0]
+    first = None if resume else make(0)
     if overwrite:
         _remove_cohort(folder)
     new, made = not folder.exists(), 0
@@ -137,10 +153,10 @@ def generate_cohort(
             name = f"sub-{number + 1:04d}"
             record = _complete(folder, name) if resume else None
             if record is None:
-                subject = first if first and not number else model.sample(n=1, seed=seed + number, **options)[0]
-                record = _write_subject(model, folder, name, seed + number, subject, label)
+                subject, told = first if first and not number else make(number)
+                record = _write_record(model, folder, name, seed + number, subject, told, format)
                 made += 1
-            subjects.append({"id": name, "seed": seed + number, "files": record["files"]})
+            subjects.append(_listed(name, seed + number, record))
             if progress is not None:
                 progress(number + 1, n)
     except BaseException:
@@ -149,7 +165,8 @@ def generate_cohort(
         raise
     write_json(folder / MANIFEST, _manifest(request, n, subjects, complete=True))
     names = tuple(subject["id"] for subject in subjects)
-    _write_contact_sheet(folder, names, model.spec.modality)
+    shown = [read_subject(model.spec, folder, name, format) for name in names[:MOST_SUBJECTS]]
+    contact_sheet([volume for volume in shown if "image" in volume], folder / CONTACT_SHEET, names)
     return CohortSummary(folder, names, made, folder / CONTACT_SHEET)
 
 
@@ -162,39 +179,32 @@ def _check_arguments(n: int, seed: int, num_inference_steps: int | None, overwri
         raise MedgenError("generate_cohort: overwrite and resume exclude each other. Give one.")
 
 
-def _on_model_grid(model: SubjectModel, label: MetaTensor | None) -> MetaTensor | None:
-    """A given label map at the model's spacing, RAS+, padded with background to a size that the network takes."""
-    if label is None:
-        return None
-    grid = ModelGrid.around(label.affine, label.shape[1:], model.spec.grid.spacing, multiple=model.multiple)
-    return grid.to_model(label, mode="label")
-
-
 def _request(
     model: SubjectModel,
     seed: int,
-    sampler: str | None,
-    num_inference_steps: int | None,
-    guidance_scale: float | None,
-    label: MetaTensor | None,
+    settings: Mapping[str, Any],
+    labels: Sequence[MetaTensor] | None,
+    asked: Mapping[str, Any],
+    format: str,
 ) -> dict[str, Any]:
     """What decides every byte of a subject but its number; two calls with the same one may share a folder."""
     return {
         "model": model.spec.name,
         "model_sha256": model.hash,
         "seed": seed,
-        "sampler": sampler,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "label_sha256": None if label is None else _volume_hash(label),
+        **settings,
+        "label_sha256": _labels_hash(model, labels),
+        "conditions": {name: list(v) if isinstance(v, tuple) else v for name, v in asked.items()} or None,
+        "format": format,
     }
 
 
-def _volume_hash(volume: MetaTensor) -> str:
-    """SHA-256 of a volume's ids, shape and affine."""
-    values = np.ascontiguousarray(volume.as_tensor().cpu().numpy().astype(np.int32))
-    affine = np.ascontiguousarray(volume.affine.cpu().numpy().astype(np.float64))
-    return hashlib.sha256(repr(values.shape).encode() + values.tobytes() + affine.tobytes()).hexdigest()
+def _labels_hash(model: SubjectModel, labels: Sequence[MetaTensor] | None) -> str | None:
+    """Of the one label map on the model's grid, or of those of all."""
+    if not labels:
+        return None
+    hashes = [volume_hash(on_model_grid(model, label)) for label in labels]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _check_folder(folder: Path, request: dict[str, Any], n: int, overwrite: bool, resume: bool) -> None:
@@ -218,8 +228,8 @@ def _check_folder(folder: Path, request: dict[str, Any], n: int, overwrite: bool
 def _check_same_request(folder: Path, before: dict[str, Any], request: dict[str, Any], n: int) -> None:
     """Refuses to resume a cohort with other settings than it was begun with."""
     for key, value in request.items():
-        if before["request"].get(key) != value:
-            was = before["request"].get(key)
+        was = before["request"].get(key, _DEFAULTS.get(key))
+        if was != value:
             raise MedgenError(
                 f"'{folder}' was begun with {key} {was}, not {value}. Resume with the same settings, or choose another "
                 "output."
@@ -230,30 +240,32 @@ def _check_same_request(folder: Path, before: dict[str, Any], request: dict[str,
 
 def _remove_cohort(folder: Path) -> None:
     """Removes a cohort's own files and nothing else."""
-    for pattern in ("sub-[0-9]*.nii.gz", "sub-[0-9]*.json", CONTACT_SHEET, MANIFEST):
+    endings = [f"sub-[0-9]*{ending}" for ending in (*FORMATS.values(), ".json")]
+    for pattern in (*endings, CONTACT_SHEET, MANIFEST):
         for file in folder.glob(pattern):
             file.unlink()
 
 
-def _write_subject(
+def _write_record(
     model: SubjectModel,
     folder: Path,
     name: str,
     seed: int,
     subject: dict[str, MetaTensor],
     label: MetaTensor | None,
+    format: str,
 ) -> dict[str, Any]:
     """Writes one subject; its record is written last."""
-    subject = {**subject, "image": subject["image"] * model.spec.intensity.scale}
-    names = {"image": f"{name}_{model.spec.modality}.nii.gz", "label": f"{name}_dseg.nii.gz"}
-    files = {}
-    for key, dtype in (("image", np.float32), ("label", np.int16)):
-        if key in subject:
-            write_nifti(folder / names[key], subject[key], dtype=dtype)
-            files[names[key]] = _file_hash(folder / names[key])
-    record = {**_provenance(model, seed, subject["image"], label), "files": files}
+    files = write_subject(model.spec, folder, name, subject, format)
+    record = {**_provenance(model, seed, next(iter(subject.values())), label), "files": files}
     write_json(folder / f"{name}.json", record)
     return record
+
+
+def _listed(name: str, seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A subject's entry in the manifest."""
+    entry = {"id": name, "seed": seed, "files": record["files"]}
+    return entry | ({"conditions": record["conditions"]} if record.get("conditions") else {})
 
 
 def _provenance(model: SubjectModel, seed: int, image: MetaTensor, label: MetaTensor | None) -> dict[str, Any]:
@@ -261,7 +273,7 @@ def _provenance(model: SubjectModel, seed: int, image: MetaTensor, label: MetaTe
     record = {"model": model.spec.name, "model_sha256": model.hash, **image.meta.get("provenance", {})}
     versions = {name: metadata.version(name) for name in ("torch", "monai", "numpy")}
     record["versions"] = {**record.get("versions", {}), "medgen": __version__, **versions}
-    record["label_sha256"] = None if label is None else _volume_hash(label)
+    record["label_sha256"] = None if label is None else volume_hash(label)
     return {**record, "synthetic": True, "seed": seed, "intensity_unit": model.spec.intensity.unit}
 
 
@@ -271,7 +283,7 @@ def _complete(folder: Path, name: str) -> dict[str, Any] | None:
     if record is None or not isinstance(record.get("files"), dict):
         return None
     for file, digest in record["files"].items():
-        if not (folder / file).is_file() or _file_hash(folder / file) != digest:
+        if not (folder / file).is_file() or file_hash(folder / file) != digest:
             return None
     return record
 
@@ -286,22 +298,6 @@ def _manifest(request: dict[str, Any], n: int, subjects: list[dict[str, Any]], c
         "complete": complete,
         "subjects": subjects,
     }
-
-
-def _write_contact_sheet(folder: Path, names: Sequence[str], modality: str) -> None:
-    """Draws the subjects from their files."""
-    volumes = []
-    for name in names[:MOST_SUBJECTS]:
-        volume = {"image": read_nifti(folder / f"{name}_{modality}.nii.gz", role="image")}
-        if (folder / f"{name}_dseg.nii.gz").exists():
-            volume["label"] = read_nifti(folder / f"{name}_dseg.nii.gz", role="label")
-        volumes.append(volume)
-    contact_sheet(volumes, folder / CONTACT_SHEET, names)
-
-
-def _file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -95,15 +95,23 @@ class Preconditioned(nn.Module):
         network: maps ``(B, C [+ K], *spatial)`` to ``(B, C, *spatial)``.
         prediction_type: what the network predicts, one of ``PREDICTION_TYPES``.
         sigma_data: standard deviation of the clean samples (used by ``edm``).
+        times: from noise levels to the network's timesteps, see :mod:`medgen.diffusion.timesteps`.
     """
 
-    def __init__(self, network: nn.Module, prediction_type: str = "edm", sigma_data: float = 1.0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        prediction_type: str = "edm",
+        sigma_data: float = 1.0,
+        times: Callable[[Tensor], Tensor] = network_time,
+    ) -> None:
         super().__init__()
         check_choice("Preconditioned", "prediction_type", prediction_type, PREDICTION_TYPES)
         check_positive("Preconditioned", "sigma_data", sigma_data)
         self.network = network
         self.prediction_type = prediction_type
         self.sigma_data = sigma_data
+        self.times = times
 
     def coefficients(self, sigma: Tensor) -> Preconditioning:
         """Preconditioning at ``sigma`` ``(B,)``, in float64."""
@@ -115,7 +123,7 @@ class Preconditioned(nn.Module):
         concat = given.pop("concat", None)
         scaled = x * _column(self.coefficients(sigma).c_in, x)
         inputs = scaled if concat is None else torch.cat([scaled, concat.to(x.dtype)], dim=1)
-        output: Tensor = self.network(inputs, timesteps=_like(network_time(exact(sigma)), x), **given)
+        output: Tensor = self.network(inputs, timesteps=_like(self.times(exact(sigma)), x), **given)
         return output
 
     def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning | None = None) -> Tensor:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from medgen.metrics.distances import classification_auc, nearest_distances
     from medgen.metrics.frechet import Interval, bootstrap_interval, frechet_distance, standardise
     from medgen.metrics.histogram import label_means, label_wasserstein, paint_labels
+    from medgen.metrics.precision_recall import (
+        PrecisionRecall,
+        PrecisionRecallIntervals,
+        improved_precision_recall,
+        precision_recall_intervals,
+        wilson_interval,
+    )
     from medgen.metrics.spectrum import band_powers, radial_bands, soft_window
     from medgen.metrics.texture import named_radiomic_features, radiomic_features, variation
 
@@ -21,6 +28,13 @@ _HOMES = {
     "distances": ("classification_auc", "nearest_distances"),
     "frechet": ("Interval", "bootstrap_interval", "frechet_distance", "standardise"),
     "histogram": ("label_means", "label_wasserstein", "paint_labels"),
+    "precision_recall": (
+        "PrecisionRecall",
+        "PrecisionRecallIntervals",
+        "improved_precision_recall",
+        "precision_recall_intervals",
+        "wilson_interval",
+    ),
     "spectrum": ("band_powers", "radial_bands", "soft_window"),
     "texture": ("named_radiomic_features", "radiomic_features", "variation"),
 }
@@ -28,22 +42,27 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Interval",
+    "PrecisionRecall",
+    "PrecisionRecallIntervals",
     "band_powers",
     "bootstrap_interval",
     "boundary_sharpness",
     "classification_auc",
     "frechet_distance",
+    "improved_precision_recall",
     "label_border",
     "label_means",
     "label_wasserstein",
     "named_radiomic_features",
     "nearest_distances",
     "paint_labels",
+    "precision_recall_intervals",
     "radial_bands",
     "radiomic_features",
     "soft_window",
     "standardise",
     "variation",
+    "wilson_interval",
 ]
 
 

@@ -50,7 +50,7 @@ def frechet_distance(a: ArrayLike, b: ArrayLike, *, shrinkage: float = 0.0) -> f
         Heusel et al. 2017, arXiv:1706.08500. Ledoit and Wolf 2004 (shrinkage target).
     """
     check_range("frechet_distance", "shrinkage", shrinkage, 0, 1)
-    x, y = _matrices("frechet_distance", a, b)
+    x, y = matrices("frechet_distance", a, b)
     f, g = (_factor(rows, shrinkage) for rows in (x, y))
     shift = float(np.square(x.mean(0) - y.mean(0)).sum())
     overlap = float(np.linalg.svd(f @ g.T, compute_uv=False).sum())
@@ -71,7 +71,7 @@ def standardise(reference: ArrayLike, *others: ArrayLike, least_std: float = 1e-
     Raises:
         MedgenError: see :func:`frechet_distance`; also where no feature varies.
     """
-    rows = [_matrices("standardise", reference, other)[1] for other in (reference, *others)]
+    rows = [matrices("standardise", reference, other)[1] for other in (reference, *others)]
     mean, std = rows[0].mean(0), rows[0].std(0, ddof=1)
     kept = std > least_std
     if not kept.any():
@@ -138,7 +138,8 @@ def _factor(rows: Array, shrinkage: float) -> Array:
     return factor
 
 
-def _matrices(caller: str, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+def matrices(caller: str, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    """Two sets of features as float64, checked: equal width, two rows or more, finite."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise MedgenError(f"{caller}: features must be (n, d) and (m, d). Got {x.shape} and {y.shape}. Stack rows.")

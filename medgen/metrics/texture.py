@@ -23,7 +23,7 @@ def radiomic_features(
     label: ArrayLike | None = None,
     *,
     label_ids: Sequence[int] = (1, 2),
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    spacing: Sequence[float] | None = None,
 ) -> Array:
     """The values of :func:`named_radiomic_features` as a vector ``(d,)`` float64, in their fixed order."""
     return np.array(list(named_radiomic_features(image, label, label_ids=label_ids, spacing=spacing).values()))
@@ -34,7 +34,7 @@ def named_radiomic_features(
     label: ArrayLike | None = None,
     *,
     label_ids: Sequence[int] = (1, 2),
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    spacing: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Intensity, gradient, frequency, co-occurrence, and with a label per-label intensity and shape features.
 
@@ -46,16 +46,16 @@ def named_radiomic_features(
     - ``gradient_*``: mean, standard deviation and three percentiles of the gradient magnitude, per mm.
     - ``band_*``: log standard deviation of differences of Gaussians; ``haar_x/y/z``: of the finest Haar details.
     - ``cooccurrence_*``: contrast, homogeneity, energy, correlation, entropy of 16 grey levels of 0..1 at distance 1
-      and 2, averaged over the three axes.
-    - ``label_<id>_*``: volume (cube root, mm), mean, standard deviation, 5th and 95th percentile and gradient of the
-      image inside, extents and principal standard deviations (mm), centre (fraction of the grid), share of surface
-      voxels; all 0 where the label is absent.
+      and 2, averaged over the axes.
+    - ``label_<id>_*``: volume (its cube root, mm; of a slice the square root of the area), mean, standard deviation,
+      5th and 95th percentile and gradient of the image inside, extents and principal standard deviations (mm), centre
+      (fraction of the grid), share of surface voxels; all 0 where the label is absent.
 
     Args:
-        image: ``(X, Y, Z)``, scaled to about 0..1, each axis at least 4 voxels.
-        label: ids ``(X, Y, Z)``, or None.
+        image: ``(X, Y, Z)`` or ``(X, Y)``, scaled to about 0..1, each axis at least 4 voxels.
+        label: ids, shape of the image, or None.
         label_ids: ids to describe, in this order.
-        spacing: mm per voxel.
+        spacing: mm per axis; 1 mm if left out.
 
     Returns:
         Name to value.
@@ -68,8 +68,13 @@ def named_radiomic_features(
         3.4 and 3.6 (definitions of intensity, histogram, shape and co-occurrence features).
     """
     volume = np.asarray(image, dtype=np.float64)
-    if volume.ndim != 3 or min(volume.shape) < 4:
-        raise MedgenError(f"radiomic_features: image must be (X, Y, Z), 4 voxels or more. Got {volume.shape}.")
+    if volume.ndim not in (2, 3) or min(volume.shape) < 4:
+        raise MedgenError(
+            f"radiomic_features: image must be (X, Y, Z) or (X, Y), 4 voxels or more an axis. Got {volume.shape}."
+        )
+    spacing = (1.0,) * volume.ndim if spacing is None else spacing
+    if len(spacing) != volume.ndim:
+        raise MedgenError(f"radiomic_features: spacing must have {volume.ndim} entries. Got {list(spacing)}.")
     if not np.isfinite(volume).all():
         raise MedgenError("radiomic_features: image must be finite. Got nan or inf. Check the file.")
     slope = np.sqrt(sum(np.square(g) for g in np.gradient(volume, *spacing)))
@@ -130,7 +135,7 @@ def _gradient(slope: Array) -> dict[str, float]:
 def _bands(volume: Array) -> dict[str, float]:
     blurred = [volume, *(ndimage.gaussian_filter(volume, sigma, mode="reflect") for sigma in BAND_SIGMAS[1:])]
     features = {f"band_{k}": _log_std(fine - coarse) for k, (fine, coarse) in enumerate(pairwise(blurred))}
-    for axis, name in enumerate("xyz"):
+    for axis, name in enumerate("xyz"[: volume.ndim]):
         even = volume.shape[axis] // 2 * 2
         pairs = np.take(volume, range(even), axis)
         detail = np.take(pairs, range(0, even, 2), axis) - np.take(pairs, range(1, even, 2), axis)
@@ -152,11 +157,11 @@ def _cooccurrence(volume: Array) -> dict[str, float]:
     features: dict[str, float] = {}
     for distance in (1, 2):
         joint = np.zeros((GREY_LEVELS, GREY_LEVELS))
-        for axis in range(3):
+        for axis in range(volume.ndim):
             near = np.take(index, range(volume.shape[axis] - distance), axis)
             far = np.take(index, range(distance, volume.shape[axis]), axis)
             counts = np.bincount((near * GREY_LEVELS + far).ravel(), minlength=GREY_LEVELS**2)
-            joint += counts.reshape(GREY_LEVELS, GREY_LEVELS) / near.size / 3
+            joint += counts.reshape(GREY_LEVELS, GREY_LEVELS) / near.size / volume.ndim
         joint = (joint + joint.T) / 2
         features |= {f"cooccurrence_{name}_{distance}": value for name, value in _haralick(joint).items()}
     return features
@@ -182,22 +187,22 @@ def _label(volume: Array, slope: Array, inside: NDArray[np.bool_], spacing: Sequ
     steps = np.asarray(spacing, np.float64)
     points = np.argwhere(inside).astype(np.float64)
     empty = not len(points)
-    points = np.zeros((1, 3)) if empty else points
+    points = np.zeros((1, volume.ndim)) if empty else points
     values = np.zeros(1) if empty else volume[inside]
     surface = inside & ~ndimage.binary_erosion(inside)
     spread = np.cov((points * steps).T, bias=True)
-    extent = np.zeros(3) if empty else (np.ptp(points, axis=0) + 1) * steps
+    extent = np.zeros(volume.ndim) if empty else (np.ptp(points, axis=0) + 1) * steps
     axes = np.sqrt(np.clip(np.linalg.eigvalsh(np.atleast_2d(spread)), 0, None))
     centre = points.mean(0) / np.array(volume.shape)
     return {
-        "size": float(np.cbrt(inside.sum() * steps.prod())),
+        "size": float((inside.sum() * steps.prod()) ** (1 / volume.ndim)),
         "mean": float(values.mean()),
         "std": float(values.std()),
         "p05": float(np.percentile(values, 5)),
         "p95": float(np.percentile(values, 95)),
         "gradient": 0.0 if empty else float(slope[inside].mean()),
-        **{f"extent_{name}": float(value) for name, value in zip("xyz", extent, strict=True)},
+        **{f"extent_{name}": float(value) for name, value in zip("xyz", extent, strict=False)},
         **{f"axis_{k}": float(value) for k, value in enumerate(axes)},
-        **{f"centre_{name}": float(value) for name, value in zip("xyz", centre, strict=True)},
+        **{f"centre_{name}": float(value) for name, value in zip("xyz", centre, strict=False)},
         "surface": 0.0 if empty else float(surface.sum() / inside.sum()),
     }

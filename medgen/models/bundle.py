@@ -25,10 +25,20 @@ LICENCE_URLS = {
     "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/legalcode",
     "MIT": "https://spdx.org/licenses/MIT.html",
 }
-_TASKS = {
-    "label_to_image": "Synthesis of an image for a label map by diffusion",
-    "joint": "Synthesis of an image together with its label map by diffusion",
-    "inpaint": "Inpainting of an image by diffusion",
+TASK_WORDS = {
+    "image": "Synthesis of an image",
+    "label_to_image": "Synthesis of an image for a label map",
+    "joint": "Synthesis of an image together with its label map",
+    "inpaint": "Inpainting of an image",
+    "translate": "Translation of images into another modality",
+    "segment": "Segmentation of an image into one of its plausible label maps",
+    "super_resolve": "Synthesis of an image from coarse to fine",
+}
+FAMILY_WORDS = {
+    "diffusion": "by diffusion",
+    "autoencoder": "by an autoencoder",
+    "autoregressive": "by a transformer over codes",
+    "gan": "by an adversarial network",
 }
 
 
@@ -41,7 +51,7 @@ def bundle_metadata(spec: ModelSpec) -> dict[str, Any]:
     Returns:
         MONAI's mandatory keys, and what else the model zoo uses.
     """
-    task = _TASKS[spec.task]
+    task = f"{TASK_WORDS[spec.task]} {FAMILY_WORDS[spec.family]}"
     return {
         "schema": SCHEMA,
         "name": spec.name,
@@ -77,31 +87,34 @@ def _version(package: str) -> str:
 
 
 def _tensor(spec: ModelSpec, which: str) -> dict[str, Any]:
-    """MONAI's description of the network's own input or output tensor."""
-    channels = int(spec.network.get(which, spec.diffused_channels))
+    """MONAI's description of the main network's own input or output tensor."""
+    form = next(iter(spec.networks().values()))
+    reduction = int(getattr(spec, "reduction", 1))
+    channels = int(form.get(which, spec.voxel_channels))
     if which == "in_channels":
-        channels += int(spec.network.get("condition_channels", 0))
-    packed = 2 if spec.packing == "haar" else 1
+        channels += int(form.get("condition_channels", 0))
     return {
         "type": "image",
-        "format": "latent" if packed == 2 else "magnitude",
+        "format": "latent" if reduction > 1 else "magnitude",
         "modality": "MR" if spec.modality.lower() not in {"ct", "pet"} else spec.modality.upper(),
         "num_channels": channels,
-        "spatial_shape": [n // packed for n in spec.grid.size],
+        "spatial_shape": [n // reduction for n in spec.grid.size],
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": False,
-        "channel_def": {str(i): name for i, name in enumerate(_channel_names(spec, channels))},
+        "channel_def": {str(i): name for i, name in enumerate(_channel_names(spec, channels, reduction))},
     }
 
 
-def _channel_names(spec: ModelSpec, count: int) -> list[str]:
-    """Plain words for each channel of a network tensor: the diffused ones first, then the conditioning."""
-    voxel = [f"image {i}" for i in range(spec.image_channels)]
-    if spec.task == "joint":
+def _channel_names(spec: ModelSpec, count: int, reduction: int) -> list[str]:
+    """Plain words for each channel of a network tensor: those of the sample first, then the conditioning."""
+    voxel = [f"image {i}" for i in range(spec.image_channels)] if spec.makes_image else []
+    if spec.makes_label:
         voxel += [f"label {name}" for name, _ in spec.label_channels]
-    bands = spec.packing_factor
+    bands = reduction**spec.spatial_dims
     names = [f"{name}, band {b}" if bands > 1 else name for name in voxel for b in range(bands)]
+    if getattr(spec, "autoencoder", None) is not None:
+        names = [f"latent {i}" for i in range(getattr(spec, "diffused_channels", 0))]
     return [*names, *(f"conditioning {i}" for i in range(count - len(names)))][:count]
 
 
@@ -119,27 +132,50 @@ def bundle_inference(spec: ModelSpec) -> dict[str, Any]:
         "output_dir": "generated",  # not in the bundle: nothing may be added to a verified folder
         "dataset_dir": "$@output_dir",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": spec.network | {"_target_": _import_path(spec.network["_target_"])},
-        "network": "$@network_def.to(@device)",
+        **_network_definitions(spec),
         "seed": 0,
         "initialize": [],
         "finalize": [],
     }
-    return common | (_inpaint_run() if spec.task == "inpaint" else _generate_run())
+    return common | _run(spec)
+
+
+def _run(spec: ModelSpec) -> dict[str, Any]:
+    """What ``python -m monai.bundle run`` does, by family and task."""
+    if spec.family == "autoencoder":
+        return _reconstruct_run(spec)
+    if spec.task == "inpaint":
+        return _inpaint_run()
+    if spec.source_modalities:
+        return _from_sources_run(spec)
+    return _generate_run(told=spec.task == "label_to_image" and spec.label_source is None)
+
+
+def _network_definitions(spec: ModelSpec) -> dict[str, Any]:
+    """``network_def`` of the main network, whose weights are ``models/model.pt`` if it is the only one."""
+    forms = {name: form | {"_target_": _import_path(form["_target_"])} for name, form in spec.networks().items()}
+    main, *others = forms
+    further = {f"{name.replace('.', '_')}_def": forms[name] for name in others}
+    return {"network_def": forms[main], **further, "network": "$@network_def.to(@device)"}
 
 
 def _import_path(name: str) -> str:
     """What MONAI's parser imports for a registered network, its public name where it has one."""
     cls = NETWORKS[name].load()
-    return f"monai.networks.nets.{name}" if cls.__module__.startswith("monai.") else f"{cls.__module__}.{cls.__name__}"
+    public = cls.__module__.startswith("monai.networks.nets.")
+    return f"monai.networks.nets.{name}" if public else f"{cls.__module__}.{cls.__name__}"
 
 
-def _generate_run() -> dict[str, Any]:
+def _generate_run(told: bool = False) -> dict[str, Any]:
+    """Subjects; ``told`` models make them for a label map, whose file ``label`` names."""
+    reader = ["$from medgen.cohort.labels import read_label"] if told else []
+    given = ", label=read_label(@label)" if told else ""
     return {
-        "imports": ["$import torch", "$from medgen.cohort.generate import generate_cohort", "$import medgen"],
+        "imports": ["$import torch", "$from medgen.cohort.generate import generate_cohort", *reader, "$import medgen"],
         "model": "$medgen.load_model(@bundle_root, device=str(@device))",
+        **({"label": "label.nii.gz"} if told else {}),
         "num_subjects": 4,
-        "run": ["$generate_cohort(@model, n=@num_subjects, output_dir=@output_dir, seed=@seed)"],
+        "run": [f"$generate_cohort(@model, n=@num_subjects, output_dir=@output_dir, seed=@seed{given})"],
     }
 
 
@@ -152,6 +188,29 @@ def _inpaint_run() -> dict[str, Any]:
         "run": [
             "$inpaint_file(@image, @inpaint_mask, @output, model=@bundle_root, seed=@seed, device=str(@device))",
         ],
+    }
+
+
+def _reconstruct_run(spec: ModelSpec) -> dict[str, Any]:
+    label = {"label": "label.nii.gz"} if spec.makes_label else {}
+    given = "@image, @output, model=@bundle_root, device=str(@device)" + (", label=@label" if label else "")
+    return {
+        "imports": ["$import torch", "$from medgen.restoration.reconstruct import reconstruct_file"],
+        "image": "image.nii.gz",
+        **label,
+        "output": "$@output_dir + '/reconstructed.nii.gz'",
+        "run": [f"$reconstruct_file({given})"],
+    }
+
+
+def _from_sources_run(spec: ModelSpec) -> dict[str, Any]:
+    """Translation and segmentation: ``images`` names a file for each modality, of which any may be left out."""
+    verb, name = ("segment", "segmented") if spec.task == "segment" else ("translate", "translated")
+    return {
+        "imports": ["$import torch", f"$from medgen.restoration.{verb} import {verb}_file"],
+        "images": {modality: f"{modality}.nii.gz" for modality in spec.source_modalities},
+        "output": f"$@output_dir + '/{name}.nii.gz'",
+        "run": [f"${verb}_file(@images, @output, model=@bundle_root, seed=@seed, device=str(@device))"],
     }
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medgen.checks import MedgenError, nearest
 from medgen.models.device import resolve_device
+from medgen.models.families import model_class
 from medgen.models.folder import SPECIFICATION, count_parameters, model_hash, open_model, read_spec
-from medgen.networks.registry import build_network
+from medgen.models.weights import build_networks
 
 if TYPE_CHECKING:
     import torch
 
-    from medgen.models.generative import GenerativeModel
+    from medgen.models.base import Model
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -28,6 +29,7 @@ class ModelSummary:
         name: what ``load_model`` takes: the bundled name, or the folder's name.
         path: the folder.
         version: of the model.
+        family: see :data:`~medgen.models.families.FAMILIES`.
         task: see :class:`~medgen.models.specification.ModelSpec`.
         modality: BIDS suffix of the image.
         spacing: mm per axis.
@@ -43,6 +45,7 @@ class ModelSummary:
     name: str
     path: Path
     version: str = ""
+    family: str = ""
     task: str = ""
     modality: str = ""
     spacing: tuple[float, ...] = ()
@@ -86,7 +89,7 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     raise MedgenError(f"unknown model '{name_or_path}'. Bundled: {', '.join(models) or '(none)'}.{hint}")
 
 
-def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device = "auto") -> GenerativeModel:
+def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device = "auto") -> Model[Any]:
     """Load a model, verified, ready to sample.
 
     Args:
@@ -102,15 +105,8 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
     """
     where = resolve_device(device, "load_model")
     files = open_model(find_model(name_or_path))
-    import torch
-
-    from medgen.models.generative import GenerativeModel
-
-    with torch.random.fork_rng(devices=[]):  # the first weights, which are thrown away, are drawn
-        network = build_network(files.spec.network, files.spec.name)
-    network.load_state_dict(files.state)
-    network.eval().requires_grad_(False)
-    return GenerativeModel(files.spec, network.to(where), where, files.hash)
+    networks = build_networks(files.spec, files.state, where)
+    return model_class(files.spec.family, files.spec.name)(files.spec, networks, where, files.hash)
 
 
 def describe_models(folder: str | os.PathLike[str] | None = None) -> list[ModelSummary]:
@@ -145,6 +141,7 @@ def _summary(path: Path) -> ModelSummary:
             name=spec.name,
             path=path,
             version=spec.version,
+            family=spec.family,
             task=spec.task,
             modality=spec.modality,
             spacing=spec.grid.spacing,

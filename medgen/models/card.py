@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgen.checks import MedgenError, nearest
+from medgen.models.bundle import FAMILY_WORDS, TASK_WORDS
 
 if TYPE_CHECKING:
     from medgen.models.specification import ModelSpec
@@ -237,13 +238,9 @@ def _stated(value: Any, valid: Callable[[Any], bool]) -> Any:
 
 
 def _draft_body(spec: ModelSpec) -> str:
-    does = {
-        "label_to_image": "makes an image for a label map",
-        "joint": "makes an image together with its label map",
-        "inpaint": "fills a hole in an image",
-    }[spec.task]
+    does = f"{TASK_WORDS[spec.task]} {FAMILY_WORDS[spec.family]}"
     return (
-        f"# {spec.name}\n\n{spec.description or f'A diffusion model that {does} ({spec.modality}).'}\n\n"
+        f"# {spec.name}\n\n{spec.description or f'{does} ({spec.modality}).'}\n\n"
         f"Everything that it generates is synthetic and is marked so. {spec.intended_use}\n\n"
         f"Use it with `medgen.load_model` or as a MONAI bundle."
     )

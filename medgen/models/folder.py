@@ -32,7 +32,8 @@ from medgen.io.atomic import atomic_directory
 from medgen.models.bundle import bundle_inference, bundle_metadata, licence_text
 from medgen.models.card import check_card, draft_card
 from medgen.models.specification import ModelSpec
-from medgen.networks.registry import parameter_shapes, short
+from medgen.models.weights import expected_state
+from medgen.networks.registry import short
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ def save_model(
     Args:
         path: the folder to make.
         spec: the specification.
-        state_dict: the network's weights; names and shapes as ``spec.network`` has them. Half precision is kept.
+        state_dict: the weights, see :func:`medgen.models.weights.joined_state`. Half precision is kept.
         card: Markdown with front matter, see :mod:`medgen.models.card`; drafted from ``spec`` by default.
         overwrite: replace a model folder of that name, once the new one is complete.
 
@@ -97,7 +98,7 @@ def save_model(
     path = Path(path)
     _check_target(path, overwrite)
     state = _plain_state(state_dict)
-    expected = parameter_shapes(spec.network, f"save_model: {spec.name}")
+    expected = expected_state(spec, f"save_model: {spec.name}")
     _check_state(state, expected, f"save_model: {spec.name}")
     files = _contents(spec, state, _checked_card(card, spec))
     with atomic_directory(path, overwrite) as temporary:
@@ -199,7 +200,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFiles:
     path = Path(path)
     hashes = verify_folder(path)
     spec = _read_spec(path, hashes)
-    expected = parameter_shapes(spec.network, str(path / SPECIFICATION))
+    expected = expected_state(spec, str(path / SPECIFICATION))
     state = _read_weights(_read_verified(path, WEIGHTS, hashes, _room_for(expected)), str(path / WEIGHTS))
     _check_state(state, expected, str(path / WEIGHTS))
     return ModelFiles(spec, {name: state[name].to(expected[name].dtype) for name in expected}, _hash_of(hashes))

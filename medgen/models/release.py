@@ -13,9 +13,10 @@ from pathlib import Path
 
 from medgen.io.configs import read_yaml
 from medgen.models.bundled import BUNDLED
+from medgen.models.diffusion_spec import DiffusionSpec
 from medgen.models.fields import read_fields
 from medgen.models.folder import open_model, save_model
-from medgen.models.specification import Sampling
+from medgen.models.sampling import Sampling
 
 
 def release(model: Path, card: Path, sampling: Sampling) -> Path:
@@ -34,7 +35,9 @@ def release(model: Path, card: Path, sampling: Sampling) -> Path:
     """
     files = open_model(model)
     text = card.read_text(encoding="utf-8")
-    spec = dataclasses.replace(files.spec, sampling=sampling)
+    spec = files.spec
+    if isinstance(spec, DiffusionSpec):
+        spec = dataclasses.replace(spec, sampling=sampling)
     target = BUNDLED / spec.name
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in files.state.items()}
     save_model(target, spec, half, card=text, overwrite=True)

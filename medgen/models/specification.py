@@ -1,4 +1,4 @@
-"""What a model is: the typed content of ``medgen.json``.
+"""What every model is, of whatever family: the common content of ``medgen.json``.
 
 Everything is data. Each field has a check that refuses what cannot be meant, in one line that names the field,
 the value and the remedy; an unknown field, an expression (``$``) and a class outside the registry are refused.
@@ -8,15 +8,13 @@ the value and the remedy; an unknown field, an expression (``$``) and a class ou
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from medgen.checks import MedgenError
+from medgen.models.controls import Control
 from medgen.models.fields import (
     Checked,
     checked,
@@ -28,7 +26,6 @@ from medgen.models.fields import (
     network_form,
     number,
     optional,
-    options,
     plain_object,
     read_fields,
     refuse,
@@ -36,35 +33,39 @@ from medgen.models.fields import (
     text,
 )
 
-if TYPE_CHECKING:
-    import torch
-
 FORMAT = 1
-TASKS = ("label_to_image", "joint", "inpaint")
-PACKINGS = ("none", "haar")
 LABEL_ENCODINGS = ("one_hot", "distance")
-REFERENCES = {"none": TASKS, "label_means": ("label_to_image",), "continuation": ("inpaint",)}
-DIFFUSION_UNETS = ("DiffusionModelUNet", "ConditionalUNet")
-DEPTHS = 4
 MAX_VOXELS = 1_000_000_000
+DEFAULT_FAMILY = "diffusion"
+Spec = TypeVar("Spec", bound="ModelSpec")
 
 
-def prediction_types() -> Iterable[str]:
-    from medgen.diffusion.denoiser import PREDICTION_TYPES
+@dataclass(frozen=True)
+class Task:
+    """What is generated from what.
 
-    return PREDICTION_TYPES
+    Args:
+        makes_image: the sample has image channels.
+        makes_label: the sample has label channels.
+        needs_label: label channels must be named.
+        needs_source: source modalities must be named.
+    """
+
+    makes_image: bool = True
+    makes_label: bool = False
+    needs_label: bool = False
+    needs_source: bool = False
 
 
-def _samplers() -> Iterable[str]:
-    from medgen.diffusion.samplers import SAMPLERS
-
-    return SAMPLERS
-
-
-def _schedules() -> Iterable[str]:
-    from medgen.diffusion.schedules import SCHEDULES
-
-    return SCHEDULES
+TASKS: dict[str, Task] = {
+    "image": Task(),
+    "joint": Task(makes_label=True, needs_label=True),
+    "label_to_image": Task(needs_label=True),
+    "inpaint": Task(),
+    "translate": Task(needs_source=True),
+    "segment": Task(makes_image=False, makes_label=True, needs_label=True, needs_source=True),
+    "super_resolve": Task(makes_label=True),  # label channels where they are named
+}
 
 
 @dataclass(frozen=True)
@@ -121,89 +122,6 @@ class Intensity(Checked):
     unit: str = checked(text(longest=100), default="arbitrary")
 
 
-@dataclass(frozen=True)
-class Sampling(Checked):
-    """Default way to sample a model.
-
-    Args:
-        sampler: a name in ``medgen.diffusion.samplers.SAMPLERS``.
-        num_inference_steps: steps of one run.
-        schedule: a name in ``medgen.diffusion.schedules.SCHEDULES``.
-        sigma_min: last noise level, in units of the standardised data.
-        sigma_max: first noise level, same unit.
-        guidance_scale: classifier-free guidance, 1 = off.
-        guidance_interval: lowest and highest noise level with guidance, None = all.
-        sampler_options: further arguments of the sampler.
-        schedule_options: further arguments of the schedule (``rho``, ``shift``).
-        mean_weight: share of what was learnt beyond the reference that the mean output of ``inpaint`` adds to it: a
-            shrinkage, to be chosen on scans of other people than those trained on.
-    """
-
-    sampler: str = checked(choice(_samplers))
-    num_inference_steps: int = checked(integer(1, 10_000))
-    schedule: str = checked(choice(_schedules))
-    sigma_min: float = checked(number(0, 1e4, above=True))
-    sigma_max: float = checked(number(0, 1e6, above=True))
-    guidance_scale: float = checked(number(0, 100), default=1.0)
-    guidance_interval: tuple[float, float] | None = checked(optional(sequence(number(0, 1e6), 2, 2)), default=None)
-    sampler_options: dict[str, Any] = checked(options, default_factory=dict)
-    schedule_options: dict[str, Any] = checked(options, default_factory=dict)
-    mean_weight: float = checked(number(0, 1), default=1.0)
-
-    def sigmas(self, num_inference_steps: int | None = None) -> torch.Tensor:
-        """Noise levels of a run, high to low, ``(num_inference_steps + 1,)`` float64.
-
-        Args:
-            num_inference_steps: the default ones if None.
-
-        Returns:
-            What the schedule makes of ``sigma_min``, ``sigma_max`` (where it takes them) and ``schedule_options``.
-        """
-        from medgen.diffusion.schedules import SCHEDULES, make_sigmas
-
-        known = inspect.signature(SCHEDULES[self.schedule]).parameters
-        levels = {key: value for key in ("sigma_min", "sigma_max") if key in known for value in [getattr(self, key)]}
-        return make_sigmas(
-            self.schedule, num_inference_steps or self.num_inference_steps, **self.schedule_options | levels
-        )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sigma_min >= self.sigma_max:
-            raise refuse("Sampling", "sigma_min", f"below sigma_max ({self.sigma_max:g})", self.sigma_min)
-        if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
-            raise refuse("Sampling", "guidance_interval", "[low, high] with low < high", self.guidance_interval)
-        _try_out(self)
-
-
-def _try_out(sampling: Sampling) -> None:
-    """Make the sigmas and take two steps with a single number, so that a bad option shows at once.
-
-    Raises:
-        MedgenError: the schedule or the sampler refuses its options.
-    """
-    import torch
-
-    from medgen.diffusion.samplers import SAMPLERS
-
-    with _blame("schedule_options"):
-        sampling.sigmas()
-    streams = [torch.Generator().manual_seed(0)]
-    steps = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
-    with _blame("sampler_options"):
-        sample = SAMPLERS[sampling.sampler]
-        sample(lambda x, _: 0 * x, torch.ones(1, 1), steps, generators=streams, **sampling.sampler_options)
-
-
-@contextmanager
-def _blame(name: str) -> Iterator[None]:
-    """Whatever a function makes of options that it did not expect becomes one line about the field ``name``."""
-    try:
-        yield
-    except Exception as error:
-        raise MedgenError(f"Sampling: field '{name}' is not accepted: {error}") from error
-
-
 def label_source(value: Any, where: str, source: str) -> dict[str, Any]:
     """``{"population": {...}}``: where a label map comes from if none is given."""
     value = plain_object(value, where, source)
@@ -213,35 +131,30 @@ def label_source(value: Any, where: str, source: str) -> dict[str, Any]:
     return {"population": json.loads(json.dumps(dataclasses.asdict(population)))}
 
 
-@dataclass(frozen=True)
+channel_name = text(r"[A-Za-z0-9][A-Za-z0-9_+.-]*", "a name of letters, digits, '_', '+', '.' and '-'", 32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec(Checked):
-    """The declarative specification of a model, the content of ``medgen.json``.
+    """What the specifications of all families have in common; each family adds its own.
 
     Args:
         name: of the model and its folder.
         version: three numbers, ``1.0.0``.
-        network: ``{"_target_": name in the registry, **constructor arguments}``.
-        prediction_type: what the network predicts, one of ``PREDICTION_TYPES``.
-        task: ``label_to_image`` (diffuses the image given the one-hot label), ``joint`` (image and label together)
-            or ``inpaint`` (the image given the image with a hole and the ``inpaint_mask``).
+        task: what is generated from what, one of ``TASKS``.
         grid: see :class:`Grid`.
-        sampling: see :class:`Sampling`.
-        channel_mean: mean of each packed diffused channel over the training data (image in 0..1).
-        channel_std: standard deviation of each.
-        sigma_data: standard deviation of the standardised data, for the ``edm`` parametrisation.
-        packing: ``haar`` (2^d voxels become channels) or ``none``.
+        family: ``diffusion``, ``autoencoder``, ... (:data:`medgen.models.families.FAMILIES`).
         image_channels: channels of the image, before packing.
+        channels: name of each image channel; by default one, ``modality``.
         label_channels: ``(name, label ids)`` of each one-hot channel, background left out.
-        label_dropout: share of training samples whose conditioning was dropped.
-        label_encoding: how ``joint`` diffuses the label: ``one_hot``, or ``distance``, the signed distance from the
-            surface of each label, a smooth field that leaves no fragments (Park et al. 2019, arXiv:1901.05103).
+        label_encoding: how a label that is generated is represented: ``one_hot``, or ``distance``, the signed distance
+            from the surface of each label, a smooth field that leaves no fragments (Park et al. 2019,
+            arXiv:1901.05103).
         label_distance_mm: distance at which that field ends (``distance``).
-        reference: what the image is diffused relative to (see :class:`medgen.models.codec.Given`): ``none``;
-            ``label_means``, the painted mean of each label over its deviation; ``continuation``, the expected
-            continuation of the surroundings into the hole.
-        correlation_mm: length of the covariance behind ``continuation``, see :func:`medgen.continuation.kriged`.
-        label_intensities: for ``label_means``: mean and standard deviation of the image within the background and
-            each label channel, at its edge, one voxel from it, two, and deeper (see :func:`medgen.models.codec.depth`).
+        source_modalities: name of each given image channel (tasks ``translate`` and ``segment``).
+        controls: class, number and text that the model listens to.
+        control_encoder: network that embeds them; None without controls.
+        control_dropout: share of training samples in which each control was left out.
         intensity: see :class:`Intensity`.
         label_source: where label maps come from if none is given: ``{"population": arguments}`` or None.
         training: summary of how it was trained (data, people, steps, seed, config hash).
@@ -260,25 +173,18 @@ class ModelSpec(Checked):
 
     name: str = checked(name_text)
     version: str = checked(text(r"\d{1,4}\.\d{1,4}\.\d{1,4}", "three numbers like 1.0.0", 14))
-    network: dict[str, Any] = checked(network_form)
-    prediction_type: str = checked(choice(prediction_types))
     task: str = checked(choice(lambda: TASKS))
     grid: Grid = checked(nested(lambda: Grid))
-    sampling: Sampling = checked(nested(lambda: Sampling))
-    channel_mean: tuple[float, ...] = checked(sequence(number(-1e6, 1e6), 1, 4096))
-    channel_std: tuple[float, ...] = checked(sequence(number(0, 1e6, above=True), 1, 4096))
-    sigma_data: float = checked(number(0, 1e3, above=True), default=1.0)
-    packing: str = checked(choice(lambda: PACKINGS), default="none")
+    family: str = checked(name_text, default=DEFAULT_FAMILY)
     image_channels: int = checked(integer(1, 64), default=1)
+    channels: tuple[str, ...] = checked(sequence(channel_name, 0, 64), default=())
     label_channels: tuple[tuple[str, tuple[int, ...]], ...] = checked(sequence(label_channel, 0, 256), default=())
-    label_dropout: float = checked(number(0, 1), default=0.0)
     label_encoding: str = checked(choice(lambda: LABEL_ENCODINGS), default="one_hot")
     label_distance_mm: float = checked(number(0, 1000, above=True), default=4.0)
-    reference: str = checked(choice(lambda: REFERENCES), default="none")
-    correlation_mm: float = checked(number(0, 1000, above=True), default=6.0)
-    label_intensities: tuple[tuple[tuple[float, float], ...], ...] = checked(
-        sequence(sequence(sequence(number(-1e6, 1e6), 2, 2), DEPTHS, DEPTHS), 0, 257), default=()
-    )
+    source_modalities: tuple[str, ...] = checked(sequence(channel_name, 0, 64), default=())
+    controls: tuple[Control, ...] = checked(sequence(nested(lambda: Control), 0, 64), default=())
+    control_encoder: dict[str, Any] | None = checked(optional(network_form), default=None)
+    control_dropout: float = checked(number(0, 1), default=0.0)
     intensity: Intensity = checked(nested(lambda: Intensity), default_factory=Intensity)
     label_source: dict[str, Any] | None = checked(optional(label_source), default=None)
     training: dict[str, Any] = checked(plain_object, default_factory=dict)
@@ -294,9 +200,7 @@ class ModelSpec(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_labels(self)
-        _check_reference(self)
-        _check_channels(self)
-        _check_grid(self)
+        _check_given(self)
         _check_population(self)
 
     @property
@@ -305,35 +209,47 @@ class ModelSpec(Checked):
         return len(self.grid.size)
 
     @property
-    def packing_factor(self) -> int:
-        """Channels that one voxel channel becomes: 2^d with Haar packing, else 1."""
-        return 2**self.spatial_dims if self.packing == "haar" else 1
+    def makes_image(self) -> bool:
+        """Whether a sample has image channels."""
+        return TASKS[self.task].makes_image
 
     @property
-    def diffused_channels(self) -> int:
-        """Channels that noise is added to, after packing."""
-        labels = len(self.label_channels) if self.task == "joint" else 0
-        return (self.image_channels + labels) * self.packing_factor
+    def makes_label(self) -> bool:
+        """Whether a sample has label channels."""
+        return TASKS[self.task].makes_label and bool(self.label_channels)
 
     @property
-    def condition_channels(self) -> int:
-        """Channels of the conditioning: packed labels (or image with hole and mask), and a flag with label dropout."""
-        count = self.image_channels + 1 if self.task == "inpaint" else len(self.label_channels)
-        return count * self.packing_factor + (self.label_dropout > 0)
+    def voxel_channels(self) -> int:
+        """Channels of a sample before it is packed or encoded: image, then label."""
+        return self.makes_image * self.image_channels + self.makes_label * len(self.label_channels)
+
+    @property
+    def multiple(self) -> int:
+        """What each axis of a volume must be a multiple of, in voxels."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, dict[str, Any]]:
+        """Registry form of every network the model consists of, by name."""
+        raise NotImplementedError
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "ModelSpec") -> ModelSpec:
-        """Make a specification from the content of a ``medgen.json``.
+    def from_dict(cls: type[Spec], data: Any, source: str = "ModelSpec") -> Spec:
+        """Make a specification, of the family that ``data`` names, from the content of a ``medgen.json``.
 
         Args:
             data: what ``json.load`` gave.
             source: name of the file, for errors.
 
         Raises:
-            MedgenError: an unknown, missing or bad field.
+            MedgenError: an unknown, missing or bad field, or a family that is none of this class.
         """
+        from medgen.models.families import spec_class
+
+        family = spec_class(data.get("family", DEFAULT_FAMILY) if isinstance(data, dict) else DEFAULT_FAMILY, source)
+        if not issubclass(family, cls):
+            raise MedgenError(f"{source}: field 'family' must be one of {cls.__name__}. Got {data['family']!r}.")
         try:
-            return read_fields(cls, data, source)
+            return read_fields(family, data, source)
         except MedgenError as error:
             if str(error).startswith(source):
                 raise
@@ -349,6 +265,20 @@ class ModelSpec(Checked):
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def nested_networks(prefix: str, spec: ModelSpec) -> dict[str, dict[str, Any]]:
+    """Networks of a specification inside another one: ``prefix`` for a single one, else ``prefix.name``."""
+    inner = spec.networks()
+    return {prefix if len(inner) == 1 else f"{prefix}.{name}": form for name, form in inner.items()}
+
+
+def network_integer(form: dict[str, Any], key: str, default: int, source: str = "ModelSpec") -> int:
+    """An integer argument in a network's registry form."""
+    value = form.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise refuse(source, f"network.{key}", "an integer", value)
+    return value
+
+
 def _check_labels(spec: ModelSpec) -> None:
     """Names and ids of the label channels are unique, and there where the task needs them."""
     names = [name for name, _ in spec.label_channels]
@@ -357,89 +287,24 @@ def _check_labels(spec: ModelSpec) -> None:
         twice = sorted({v for v in values if values.count(v) > 1})
         if twice:
             raise MedgenError(f"ModelSpec: field 'label_channels' must have unique {what}. Got {twice[0]} twice.")
-    if spec.task == "inpaint" and spec.label_dropout:
-        raise refuse("ModelSpec", "label_dropout", "0 for task 'inpaint'", spec.label_dropout)
-    if spec.task == "joint" and not spec.label_dropout:
-        raise refuse("ModelSpec", "label_dropout", "above 0 for task 'joint', which samples without a label too", 0)
-    if spec.task != "joint" and spec.label_encoding != "one_hot":
+    if not spec.makes_label and spec.label_encoding != "one_hot":
         raise refuse("ModelSpec", "label_encoding", f"one_hot for task '{spec.task}'", spec.label_encoding)
-    if spec.task != "inpaint" and not names:
+    if TASKS[spec.task].needs_label and not names:
         raise MedgenError(f"ModelSpec: field 'label_channels' must not be empty for task '{spec.task}'. Add channels.")
 
 
-def _check_reference(spec: ModelSpec) -> None:
-    """The reference suits the task, and the label means have their figures."""
-    if spec.task not in REFERENCES[spec.reference]:
-        suited = ", ".join(name for name, tasks in REFERENCES.items() if spec.task in tasks)
-        raise refuse("ModelSpec", "reference", f"one of {suited} for task '{spec.task}'", spec.reference)
-    if spec.reference == "label_means" and spec.label_dropout:
-        raise refuse("ModelSpec", "label_dropout", "0 with reference 'label_means'", spec.label_dropout)
-    if spec.sampling.mean_weight != 1 and spec.reference != "continuation":
-        where = f"1 with reference '{spec.reference}', from which there is nothing to shrink"
-        raise refuse("ModelSpec", "sampling.mean_weight", where, spec.sampling.mean_weight)
-    expected = 1 + len(spec.label_channels) if spec.reference == "label_means" else 0
-    if len(spec.label_intensities) != expected:
-        raise MedgenError(
-            f"ModelSpec: field 'label_intensities' must have {expected} entries with reference '{spec.reference}' "
-            f"(background and each label channel). Got {len(spec.label_intensities)}."
-        )
-    if any(std <= 0 for label in spec.label_intensities for _, std in label):
-        raise refuse("ModelSpec", "label_intensities", "[mean, deviation above 0]", spec.label_intensities)
-
-
-def _check_channels(spec: ModelSpec) -> None:
-    """Statistics and network agree with the channels that task, labels and packing imply."""
-    expected = spec.diffused_channels
-    for name in ("channel_mean", "channel_std"):
-        count = len(getattr(spec, name))
-        if count != expected:
-            raise MedgenError(
-                f"ModelSpec: field '{name}' must have {expected} entries, the packed diffused channels. Got {count}."
-            )
-    out = _network_integer(spec, "out_channels", expected)
-    if out != expected:
-        raise MedgenError(
-            f"ModelSpec: field 'network.out_channels' must be {expected} (diffused channels after packing). Got {out}."
-        )
-    _check_condition(spec)
-
-
-def _check_condition(spec: ModelSpec) -> None:
-    """The network takes the diffused and the conditioning channels."""
-    name, diffused, condition = spec.network["_target_"], spec.diffused_channels, spec.condition_channels
-    if name == "ConditionalUNet":
-        wanted = {"in_channels": diffused, "condition_channels": condition}
-    elif name == "DiffusionModelUNet":
-        wanted = {"in_channels": diffused + condition}
-    else:
-        raise refuse("ModelSpec", "network._target_", f"one of {', '.join(DIFFUSION_UNETS)} (it takes timesteps)", name)
-    for key, count in wanted.items():
-        given = _network_integer(spec, key, 0 if key == "condition_channels" else count)
-        if given != count:
-            raise MedgenError(
-                f"ModelSpec: field 'network.{key}' must be {count} ({diffused} diffused and {condition} conditioning "
-                f"channels after packing). Got {given}."
-            )
-
-
-def _network_integer(spec: ModelSpec, key: str, default: int) -> int:
-    value = spec.network.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise refuse("ModelSpec", f"network.{key}", "an integer", value)
-    return value
-
-
-def _check_grid(spec: ModelSpec) -> None:
-    """The network has the grid's axes, and the grid can be halved as often as packing and network do."""
-    dims = _network_integer(spec, "spatial_dims", spec.spatial_dims)
-    if dims != spec.spatial_dims:
-        raise MedgenError(f"ModelSpec: field 'network.spatial_dims' must be {spec.spatial_dims}, as grid. Got {dims}.")
-    multiple = size_multiple(spec)
-    if any(n % multiple for n in spec.grid.size):
-        raise MedgenError(
-            f"ModelSpec: field 'grid.size' must be multiples of {multiple} (packing and levels of the network). "
-            f"Got {list(spec.grid.size)}."
-        )
+def _check_given(spec: ModelSpec) -> None:
+    """Channel names, source modalities and controls agree with what the model is."""
+    if spec.channels and len(spec.channels) != spec.image_channels:
+        raise refuse("ModelSpec", "channels", f"{spec.image_channels} names, one per image channel", spec.channels)
+    if bool(spec.source_modalities) != TASKS[spec.task].needs_source:
+        wanted = "not empty" if TASKS[spec.task].needs_source else "empty"
+        raise refuse("ModelSpec", "source_modalities", f"{wanted} for task '{spec.task}'", spec.source_modalities)
+    if bool(spec.controls) != (spec.control_encoder is not None):
+        raise refuse("ModelSpec", "control_encoder", "a network with controls, null without", spec.control_encoder)
+    names = [control.name for control in spec.controls]
+    if len(set(names)) != len(names):
+        raise refuse("ModelSpec", "controls", "of different names", names)
 
 
 def _check_population(spec: ModelSpec) -> None:
@@ -450,17 +315,3 @@ def _check_population(spec: ModelSpec) -> None:
                 f"ModelSpec: field 'label_source.population.{key}' must be that of the grid, "
                 f"{list(getattr(spec.grid, key))}. Got {value}."
             )
-
-
-def size_multiple(spec: ModelSpec) -> int:
-    """What each axis of a volume must be a multiple of, in voxels before packing.
-
-    Args:
-        spec: the model.
-
-    Returns:
-        2 for Haar packing times 2 for every level of a diffusion U-Net below the first.
-    """
-    channels = spec.network.get("channels") if spec.network["_target_"] in DIFFUSION_UNETS else None
-    levels = len(channels) if isinstance(channels, list | tuple) else 1
-    return (2 if spec.packing == "haar" else 1) * 2 ** max(levels - 1, 0)

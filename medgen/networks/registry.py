@@ -319,3 +319,155 @@ def _construct(spec: Mapping[str, Any], source: str) -> nn.Module:
         raise MedgenError(
             f"{source}: {spec[TARGET]} refuses its arguments: {short(str(error), 200)}. Correct field 'network'."
         ) from error
+
+
+@register("ControlEncoder", limits={"numbers": 64, "frequencies": 256})
+def _control_encoder() -> type[nn.Module]:
+    """Classes, numbers and text as context tokens."""
+    from medgen.networks.control_encoder import ControlEncoder
+
+    return ControlEncoder
+
+
+@register("ControlUNet", limits=_UNET_LIMITS)
+def _control_unet() -> type[nn.Module]:
+    """The control network (Zhang et al. 2023, arXiv:2302.05543) of a ConditionalUNet."""
+    from medgen.networks.control_unet import ControlUNet
+
+    return ControlUNet
+
+
+@register("ControlNet", limits=_UNET_LIMITS)
+def _controlnet() -> type[nn.Module]:
+    """MONAI's control network of a DiffusionModelUNet."""
+    from monai.networks.nets import ControlNet
+
+    return ControlNet
+
+
+@register("AutoencoderKL", limits={"spatial_dims": 3, "num_res_blocks": 16})
+def _autoencoder_kl() -> type[nn.Module]:
+    """Autoencoder with a Gaussian latent (Rombach et al. 2022, arXiv:2112.10752), MONAI's implementation."""
+    from monai.networks.nets import AutoencoderKL
+
+    return AutoencoderKL
+
+
+@register("VQVAE", limits={"spatial_dims": 3, "num_res_layers": 16, "num_embeddings": 65536})
+def _vqvae() -> type[nn.Module]:
+    """Autoencoder with a code book (van den Oord et al. 2017, arXiv:1711.00937), MONAI's implementation."""
+    from monai.networks.nets import VQVAE
+
+    return VQVAE
+
+
+@register("DecoderOnlyTransformer", limits={"num_tokens": 65537, "max_seq_len": 16384, "attn_layers_depth": 64})
+def _decoder_only_transformer() -> type[nn.Module]:
+    """Causal transformer over tokens, MONAI's implementation."""
+    from monai.networks.nets import DecoderOnlyTransformer
+
+    return DecoderOnlyTransformer
+
+
+@register("StyleGenerator", limits={"spatial_dims": 3, "mapping_layers": 16})
+def _style_generator() -> type[nn.Module]:
+    """Generator of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), 2D and 3D."""
+    from medgen.networks.style_generator import StyleGenerator
+
+    return StyleGenerator
+
+
+@register("StyleDiscriminator", limits={"spatial_dims": 3})
+def _style_discriminator() -> type[nn.Module]:
+    """Discriminator of StyleGAN2, 2D and 3D."""
+    from medgen.networks.style_discriminator import StyleDiscriminator
+
+    return StyleDiscriminator
+
+
+@register("PatchDiscriminator", limits={"spatial_dims": 3, "num_layers_d": 8, "kernel_size": 9})
+def _patch_discriminator() -> type[nn.Module]:
+    """Discriminator of patches (Isola et al. 2017, arXiv:1611.07004), MONAI's implementation."""
+    from monai.networks.nets import PatchDiscriminator
+
+    return PatchDiscriminator
+
+
+@register("SpadeGenerator", limits={"spatial_dims": 3})
+def _spade_generator() -> type[nn.Module]:
+    """Label map to image by spatially adaptive normalisation (Park et al. 2019, arXiv:1903.07291)."""
+    from medgen.networks.translation_generators import SpadeGenerator
+
+    return SpadeGenerator
+
+
+@register("ResNetGenerator", limits={"spatial_dims": 3, "num_res_blocks": 32})
+def _resnet_generator() -> type[nn.Module]:
+    """Image to image, residual blocks (Zhu et al. 2017, CycleGAN, arXiv:1703.10593)."""
+    from medgen.networks.translation_generators import ResNetGenerator
+
+    return ResNetGenerator
+
+
+@register("UNetGenerator", limits={"spatial_dims": 3})
+def _unet_generator() -> type[nn.Module]:
+    """Image to image, U-Net (Isola et al. 2017, pix2pix, arXiv:1611.07004)."""
+    from medgen.networks.translation_generators import UNetGenerator
+
+    return UNetGenerator
+
+
+@register("SPADEDiffusionModelUNet", limits=_UNET_LIMITS)
+def _spade_diffusion_model_unet() -> type[nn.Module]:
+    """MONAI's diffusion U-Net normalised by a label map (Park et al. 2019, arXiv:1903.07291)."""
+    from monai.networks.nets import SPADEDiffusionModelUNet
+
+    return SPADEDiffusionModelUNet
+
+
+@register("SPADEAutoencoderKL", limits={"spatial_dims": 3, "num_res_blocks": 16})
+def _spade_autoencoder_kl() -> type[nn.Module]:
+    """MONAI's autoencoder whose decoder is normalised by a label map."""
+    from monai.networks.nets import SPADEAutoencoderKL
+
+    return SPADEAutoencoderKL
+
+
+@register("AutoencoderKlMaisi", limits={"spatial_dims": 3, "num_res_blocks": 16, "num_splits": 64, "dim_split": 2})
+def _autoencoder_kl_maisi() -> type[nn.Module]:
+    """MAISI's autoencoder (Guo et al. 2024, arXiv:2409.11169), which works in pieces along one axis."""
+    from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+
+    return AutoencoderKlMaisi
+
+
+@register("DiffusionModelUNetMaisi", limits=_UNET_LIMITS)
+def _diffusion_model_unet_maisi() -> type[nn.Module]:
+    """MAISI's diffusion U-Net, which may be told spacing and body regions."""
+    from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+
+    return DiffusionModelUNetMaisi
+
+
+@register("ControlNetMaisi", limits=_UNET_LIMITS)
+def _controlnet_maisi() -> type[nn.Module]:
+    """MAISI's control network."""
+    from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
+
+    return ControlNetMaisi
+
+
+@register("DiffusersUNet", limits={"spatial_dims": 2})
+def _diffusers_unet() -> type[nn.Module]:
+    """A U-Net of diffusers that has no exact counterpart in MONAI; needs the package diffusers."""
+    from medgen.networks.diffusers_unet import DiffusersUNet
+
+    return DiffusersUNet
+
+
+@register("DiffusersAutoencoderKL", limits={"spatial_dims": 2})
+def _diffusers_autoencoder_kl() -> type[nn.Module]:
+    """An autoencoder of diffusers, with MONAI's methods; needs the package diffusers."""
+    from medgen.networks.diffusers_unet import DiffusersAutoencoderKL
+
+    return DiffusersAutoencoderKL

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from medgen.geometry import ModelGrid, same_grid, spacing_of
 from medgen.intensity import IntensityWindow
 
 if TYPE_CHECKING:
+    from medgen.models.base import Model
     from medgen.models.codec import Given
-    from medgen.models.generative import GenerativeModel
+    from medgen.models.diffusion_model import DiffusionModel
 
 __all__ = ["InpaintReport", "Surroundings", "blended", "check_hole", "inpaint", "inpaint_file", "surroundings"]
 
@@ -74,7 +75,7 @@ class Surroundings:
 def inpaint(
     volume: MetaTensor,
     inpaint_mask: MetaTensor,
-    model: str | os.PathLike[str] | GenerativeModel = "brain-t1-inpaint",
+    model: str | os.PathLike[str] | Model[Any] = "brain-t1-inpaint",
     mode: str = "mean",
     samples: int = 1,
     seed: int = 0,
@@ -132,7 +133,7 @@ def inpaint_file(
     inpaint_mask: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    model: str | os.PathLike[str] | GenerativeModel = "brain-t1-inpaint",
+    model: str | os.PathLike[str] | Model[Any] = "brain-t1-inpaint",
     mode: str = "mean",
     samples: int = 1,
     seed: int = 0,
@@ -303,19 +304,20 @@ def _check_arguments(mode: str, samples: int) -> None:
         )
 
 
-def _loaded(model: str | os.PathLike[str] | GenerativeModel, device: str) -> GenerativeModel:
+def _loaded(model: str | os.PathLike[str] | Model[Any], device: str) -> DiffusionModel:
+    from medgen.models.base import Model
     from medgen.models.bundled import load_model
-    from medgen.models.generative import GenerativeModel
+    from medgen.models.diffusion_model import DiffusionModel
 
-    chosen = model if isinstance(model, GenerativeModel) else load_model(model, device)
-    if chosen.spec.task != "inpaint":
+    chosen = model if isinstance(model, Model) else load_model(model, device)
+    if chosen.spec.task != "inpaint" or not isinstance(chosen, DiffusionModel):
         raise MedgenError(
             f"inpaint: model '{chosen.spec.name}' is of task '{chosen.spec.task}'. Give one of task 'inpaint'."
         )
     return chosen
 
 
-def _grid_around(volume: MetaTensor, hole: Tensor, model: GenerativeModel) -> ModelGrid:
+def _grid_around(volume: MetaTensor, hole: Tensor, model: DiffusionModel) -> ModelGrid:
     """The model's grid around the hole with a margin, at least the model's own size."""
     affine = np.asarray(volume.affine, dtype=np.float64)
     places = torch.nonzero(hole).double().numpy()
@@ -334,7 +336,7 @@ def _grid_around(volume: MetaTensor, hole: Tensor, model: GenerativeModel) -> Mo
 
 
 def _on_scan_grid(
-    learnt: Tensor, volume: MetaTensor, hole: Tensor, grid: ModelGrid, told: Surroundings, model: GenerativeModel
+    learnt: Tensor, volume: MetaTensor, hole: Tensor, grid: ModelGrid, told: Surroundings, model: DiffusionModel
 ) -> NDArray[np.float64]:
     """``(X, Y, Z)`` in the scan's unit: what the model starts from, and what it adds.
 
@@ -357,7 +359,7 @@ def _on_scan_grid(
 
 
 def _generate(
-    model: GenerativeModel,
+    model: DiffusionModel,
     given: Given,
     mode: str,
     samples: int,
@@ -371,5 +373,5 @@ def _generate(
     for i in range(samples):
         step = (lambda k, i=i: callback(i, k)) if callback else None
         image, _ = model.diffuse(given, derive_seed(seed + i, "sample"), model.settings(), callback=step)
-        total += image.cpu()
+        total += image.cpu() if image is not None else 0
     return total / samples

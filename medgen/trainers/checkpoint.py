@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -15,35 +14,36 @@ from medgen.checks import MedgenError
 from medgen.io.atomic import atomic_path
 
 CHECKPOINT = "checkpoint.pt"
-LabelIntensities = Sequence[Sequence[tuple[float, float]]]  # (label, depth): mean and deviation
 # the temporary names of medgen.io.atomic
-_FILE_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.(checkpoint\.pt|config\.yaml|step_\d+\.png)")
+_FILE_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.(checkpoint\.pt|config\.yaml|run\.json|step_\d+\.png)")
 _MODEL_LEFTOVER = re.compile(r"\.model\.[0-9a-f]{12}(\.old)?")
 
 
 class TrainerState(TypedDict):
-    """What changes from step to step; :class:`~medgen.trainers.diffusion.DiffusionTrainer` gives and takes it."""
+    """What changes from step to step; :class:`~medgen.trainers.base.RunTrainer` gives and takes it.
+
+    ``networks``, ``ema`` and ``optimizers`` hold state dictionaries by name.
+    """
 
     step: int
-    network: dict[str, Any]
-    ema: dict[str, Any]
-    optimizer: dict[str, Any]
+    networks: dict[str, dict[str, Any]]
+    ema: dict[str, dict[str, Any]]
+    optimizers: dict[str, dict[str, Any]]
     gradient_scaler: dict[str, Any]
+    extra: dict[str, Any]
 
 
-class Statistics(TypedDict):
-    """What is measured on the data before the first step; see :class:`~medgen.models.specification.ModelSpec`."""
+class Checkpoint(TrainerState):
+    """All that a checkpoint holds.
 
-    channel_mean: Sequence[float]
-    channel_std: Sequence[float]
-    label_intensities: LabelIntensities
-
-
-class Checkpoint(TrainerState, Statistics):
-    """All that a checkpoint holds; ``threads`` are those of torch, on which the last bits depend."""
+    ``spec`` is the specification as plain JSON, with the figures measured before the first step; ``threads`` are those
+    of torch, on which the last bits depend; ``seconds`` were spent on the steps so far.
+    """
 
     config: dict[str, Any]
+    spec: dict[str, Any]
     threads: int
+    seconds: float
 
 
 def save_checkpoint(folder: Path, content: Checkpoint) -> None:

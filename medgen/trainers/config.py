@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from medgen.models.fields import (
     integer,
     label_channel,
     nested,
-    network_form,
     number,
     optional,
     plain_object,
@@ -32,43 +31,21 @@ from medgen.models.fields import (
     text,
 )
 from medgen.models.specification import (
+    DEFAULT_FAMILY,
     LABEL_ENCODINGS,
-    PACKINGS,
-    REFERENCES,
     TASKS,
     Grid,
     Intensity,
     PopulationSource,
-    Sampling,
-    prediction_types,
+    channel_name,
 )
+from medgen.trainers.data_config import LAYOUTS, ControlConfig, Measured, Slices, measured_table
 
 POPULATION = "colin27"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data")
+FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data", "first_stage_model")
 MOTIONS = ("rotation_degrees", "scale", "shift_mm", "flip")
 LONGEST_AXIS = 1.15  # of a hole, over its drawn diameter; see medgen.trainers.data.random_holes
-
-
-def _weightings() -> Iterable[str]:
-    from medgen.diffusion.losses import WEIGHTINGS
-
-    return WEIGHTINGS
-
-
-@dataclass(frozen=True)
-class NoiseLevels(Checked):
-    """Noise levels of training, ``ln sigma ~ N(mean, std**2)``.
-
-    Args:
-        mean: of ``ln sigma``.
-        std: of ``ln sigma``.
-        at_maximum: share of samples trained at ``sampling.sigma_max`` itself, where the denoiser is a regression.
-    """
-
-    mean: float = checked(number(-10, 10), default=0.0)
-    std: float = checked(number(0, 10, above=True), default=1.2)
-    at_maximum: float = checked(number(0, 1), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -122,37 +99,44 @@ class Augmentation(Checked):
     blur_mm: float = checked(number(0, 20), default=0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Checked):
-    """A training run.
+    """A training run, of whatever family; each family adds its own fields.
 
     Args:
+        family: ``diffusion``, ``autoencoder``, ...; see :data:`medgen.trainers.families.TRAINERS`.
         name: of the model that results.
-        task: ``label_to_image``, ``joint`` or ``inpaint``; see :class:`~medgen.models.specification.ModelSpec`.
-        net: network: ``_target_`` is a name in the registry; channels in and out follow from task and packing.
+        task: what is generated from what; see :class:`~medgen.models.specification.ModelSpec`.
         grid: voxel grid of the model, RAS+.
-        sampling: default way to sample the model.
         steps: optimiser steps.
-        data: ``colin27`` (the bundled population), or a path: a MONAI datalist JSON, a BIDS tree, or a folder with
-            image and label sub-folders.
+        data: ``colin27`` (the bundled population), or a path: a MONAI datalist JSON, a BIDS tree, a folder with image
+            and label sub-folders, or another known data set.
+        layout: of the data, one of ``LAYOUTS``; ``auto`` finds out.
         population: fields of :class:`~medgen.models.specification.PopulationSource` (with ``data: colin27``); its
             spacing is that of the grid, its size too by default.
         subjects: how many subjects of the population to train on; they are kept in memory.
-        label_encoding, label_distance_mm, reference, correlation_mm: see
-            :class:`~medgen.models.specification.ModelSpec`.
+        channels: names of the image channels; ``modality`` alone by default.
+        source_modalities: names of the images that are given (tasks ``translate`` and ``segment``).
+        source_dropout: share of training samples in which a given image is left out, at least one being kept.
+        slices: two-dimensional items from volumes, see :class:`~medgen.trainers.data_config.Slices`.
+        measured: attributes computed from labels, see :class:`~medgen.trainers.data_config.Measured`.
+        controls: what the model listens to, see :class:`~medgen.trainers.data_config.ControlConfig`.
+        control_dropout: share of training samples in which each control is left out.
+        context_dim: channels of the embedded controls.
+        label_encoding, label_distance_mm: see :class:`~medgen.models.specification.ModelSpec`.
         label_channels: ``[name, [ids]]``, or ``tissues`` for those of the bundled atlas.
-        weighting: of the loss over noise levels, one of ``WEIGHTINGS``.
         patch_size: voxels of a training patch, at most the subject's; the whole grid by default.
-        channel_balance: weight of each packed channel in the loss, ``std ** channel_balance`` over its mean: with 0
-            the finest detail counts as much as the coarse structure, with 2 as much as its share of the variance.
-        label_balance: weight of each voxel in the loss (tasks with a label): its label's share of the item to the
-            power of ``-label_balance``, over the mean. With 0 a small nucleus counts by its few voxels.
         holes: largest number of holes in a patch of task ``inpaint``.
         hole_diameter_mm: smallest and largest hole of task ``inpaint``; an axis of a hole may be 1.15 times as long,
             which must fit in the patch.
         held_out_endings: last digits of subject numbers never trained on (files only).
+        first_stage: configuration, a file or a shipped name, of the model that this one builds on: the autoencoder of a
+            latent model, the base of a cascade, the model that a control network steers, the teacher of a student.
+            It is trained first, on the same data, into ``DIR/first_stage``.
+        first_stage_model: that model, name or folder, where it exists already.
         start_from: a model, bundled name or folder, whose weights and intensity figures are the first (fine-tuning);
-            network, task and encoding must be its. Empty: anew.
+            networks, task and encoding must be its. Empty: anew.
+        optimisation: see :class:`Optimisation`.
         batch_size, seed, num_workers, validate_every, checkpoint_every: as they say.
         precision: ``auto`` is bf16 on a GPU that has it, else fp32.
 
@@ -160,35 +144,36 @@ class TrainConfig(Checked):
         MedgenError: a field fails its check, or two fields contradict each other.
     """
 
+    family: str = checked(text(r"[a-z]+", "a name of small letters", 32), default=DEFAULT_FAMILY)
     name: str = checked(text(r"[a-z0-9][a-z0-9._-]*", "a name of small letters, digits, '-', '_' and '.'", 64))
     task: str = checked(choice(lambda: TASKS))
-    net: dict[str, Any] = checked(network_form)
     grid: Grid = checked(nested(lambda: Grid))
-    sampling: Sampling = checked(nested(lambda: Sampling))
     steps: int = checked(integer(1, 10**8))
     version: str = checked(text(r"\d{1,4}\.\d{1,4}\.\d{1,4}", "three numbers like 1.0.0", 14), default="1.0.0")
     data: str = checked(text(longest=4096), default="colin27")
+    layout: str = checked(choice(lambda: LAYOUTS), default="auto")
     population: dict[str, Any] = checked(plain_object, default_factory=dict)
     subjects: int = checked(integer(1, 10**6), default=300)
+    channels: tuple[str, ...] = checked(sequence(channel_name, 0, 64), default=())
+    source_modalities: tuple[str, ...] = checked(sequence(channel_name, 0, 64), default=())
+    source_dropout: float = checked(number(0, 1), default=0.0)
+    slices: Slices | None = checked(optional(nested(lambda: Slices)), default=None)
+    measured: dict[str, Measured] = checked(measured_table, default_factory=dict)
+    controls: tuple[ControlConfig, ...] = checked(sequence(nested(lambda: ControlConfig), 0, 64), default=())
+    control_dropout: float = checked(number(0, 1), default=0.0)
+    context_dim: int = checked(integer(1, 4096), default=64)
     label_channels: tuple[tuple[str, tuple[int, ...]], ...] = checked(sequence(label_channel, 0, 256), default=())
-    patch_size: tuple[int, ...] | None = checked(optional(sequence(integer(1, 4096), 2, 3)), default=None)
-    prediction_type: str = checked(choice(prediction_types), default="edm")
-    packing: str = checked(choice(lambda: PACKINGS), default="haar")
-    label_dropout: float = checked(number(0, 1), default=0.0)
     label_encoding: str = checked(choice(lambda: LABEL_ENCODINGS), default="one_hot")
     label_distance_mm: float = checked(number(0, 1000, above=True), default=4.0)
-    reference: str = checked(choice(lambda: REFERENCES), default="none")
-    correlation_mm: float = checked(number(0, 1000, above=True), default=6.0)
-    noise_levels: NoiseLevels = checked(nested(lambda: NoiseLevels), default_factory=NoiseLevels)
-    weighting: str = checked(choice(_weightings), default="edm")
-    channel_balance: float = checked(number(0, 2), default=0.0)
-    label_balance: float = checked(number(0, 1), default=0.0)
+    patch_size: tuple[int, ...] | None = checked(optional(sequence(integer(1, 4096), 2, 3)), default=None)
     optimisation: Optimisation = checked(nested(lambda: Optimisation), default_factory=Optimisation)
     augmentation: Augmentation = checked(nested(lambda: Augmentation), default_factory=Augmentation)
     holes: int = checked(integer(1, 100), default=1)
     hole_diameter_mm: tuple[float, ...] = checked(sequence(number(0, 1000, above=True), 2, 2), default=(20.0, 44.0))
     held_out_endings: tuple[int, ...] = checked(sequence(integer(0, 9), 0, 9), default=())
     batch_size: int = checked(integer(1, 65536), default=4)
+    first_stage: str = checked(text(longest=4096), default="")
+    first_stage_model: str = checked(text(longest=4096), default="")
     start_from: str = checked(text(longest=4096), default="")
     seed: int = checked(integer(0, 2**62), default=0)
     num_workers: int = checked(integer(0, 256), default=0)
@@ -211,10 +196,13 @@ class TrainConfig(Checked):
                 f"TrainConfig: field 'patch_size' must have {len(self.grid.size)} entries, as grid.size. "
                 f"Got {list(self.patch_size)}. Correct it."
             )
-        if self.noise_levels.at_maximum and self.task == "joint":
-            raise MedgenError("TrainConfig: field 'noise_levels.at_maximum' is for conditional tasks. Set it to 0.")
         _check_patch(self, _subject_size(self))
         _check_augmentation(self)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the image."""
+        return len(self.channels) or 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -317,7 +305,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         from medgen.anatomy.labels import CHANNELS
 
         content["label_channels"] = [[name, list(ids)] for name, ids in CHANNELS]
-    return read_fields(TrainConfig, content, file.name)
+    from medgen.trainers.families import config_class
+
+    return read_fields(config_class(content.get("family", DEFAULT_FAMILY), file.name), content, file.name)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

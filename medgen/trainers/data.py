@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from medgen.checks import MedgenError, nearest
+from medgen.checks import MedgenError
 from medgen.diffusion.randomness import derive_seed
 from medgen.intensity import IntensityWindow
-from medgen.trainers.config import POPULATION, Augmentation, TrainConfig
+from medgen.io.datasets import Case
+from medgen.io.datasets.case import Attribute
+from medgen.models.controls import Control
+from medgen.trainers.augmentation import (
+    DRAWS,
+    SHADING,
+    foreground_window,
+    moved,
+    random_holes,
+    random_window,
+    reshaded,
+    shaded_channels,
+    stretch,
+)
+from medgen.trainers.cases import as_case, find_pairs, is_held_out, training_cases
+from medgen.trainers.conditions import Conditions, Encoder, dropped
+from medgen.trainers.config import POPULATION, TrainConfig
+from medgen.trainers.gridding import to_grid
+from medgen.trainers.measured import Attributes, measure_label
+from medgen.trainers.subjects import SHOWN, SlicedSubject, Subject, read_case, unpaired
+
+__all__ = [
+    "BatchesFrom", "FileSource", "Item", "Items", "PopulationSource", "Source", "find_pairs", "is_held_out",
+    "make_source", "make_validation_source", "measure_controls", "random_holes", "random_window", "reshaded", "to_grid",
+]  # fmt: skip
 
 Item = dict[str, Tensor]
-CORNER_MM = 0.1
-_SUFFIXES = (".nii", ".nii.gz")
 
 
 class Source(Protocol):
@@ -32,9 +51,12 @@ class Source(Protocol):
     people: int
 
     def item(self, seed: int) -> Item:
-        """Image ``(1, *patch)`` in 0..1 and label ``(1, *patch)`` int16 of a random subject and patch.
+        """What a random subject and patch of it show.
 
-        For task ``inpaint`` the image is not shaded yet: :class:`Items` does it.
+        ``image`` ``(C, *patch)`` in 0..1 (not where it is only given: task ``segment`` without one) and ``label``
+        ``(1, *patch)`` int16; where the configuration asks for them ``source`` ``(S, *patch)`` in 0..1, ``present``
+        ``(S,)`` float 0 or 1, and ``classes`` ``(Kc,)`` int64, ``numbers`` ``(Kn,)`` and ``text`` ``(L, E)`` float32,
+        all of them given that are known. For task ``inpaint`` the image is not shaded yet: :class:`Items` does it.
         """
 
 
@@ -76,229 +98,144 @@ class FileSource:
 
     Args:
         config: of the run.
-        subjects: image in 0..1 and label int16, each ``(1, *grid.size)``.
+        members: on the model's grid.
+        people: how many persons they are; one each by default.
+        conditions: from attributes to controls; those of ``members`` by default.
+        encoder: of texts; needed with a control of kind ``text`` where ``conditions`` are not given.
+        others: attributes of people who are not read, for the names of classes.
+
+    Attributes:
+        controls: what a model of these subjects declares.
     """
 
-    def __init__(self, config: TrainConfig, subjects: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        members: Sequence[Subject],
+        people: int | None = None,
+        conditions: Conditions | None = None,
+        encoder: Encoder | None = None,
+        others: Sequence[Mapping[str, Attribute]] = (),
+    ) -> None:
         self.config = config
         self.patch = config.patch_size or config.grid.size
-        self.people = len(subjects)
-        self.subjects = subjects
+        self.people = len(members) if people is None else people
+        self.members = members
+        if conditions is None and config.controls:
+            records = [record for member in members for record in member.records(config)]
+            prepare = config.num_workers > 0
+            conditions = Conditions(config.controls, config.measured, records, encoder, prepare, others)
+        self.conditions = conditions
+        self.controls: tuple[Control, ...] = conditions.controls if conditions is not None else ()
 
     @classmethod
-    def read(cls, config: TrainConfig, pairs: Sequence[tuple[Path, Path | None]]) -> FileSource:
+    def read(
+        cls,
+        config: TrainConfig,
+        cases: Sequence[Case | tuple[Path, Path | None]],
+        conditions: Conditions | None = None,
+        encoder: Encoder | None = None,
+        others: Sequence[Mapping[str, Attribute]] = (),
+    ) -> FileSource:
         """Read subjects and bring them to the model's grid.
 
         Args:
             config: of the run.
-            pairs: (image, label or None) paths.
+            cases: or (image, label or None) paths.
+            conditions, encoder, others: see the class.
 
         Raises:
-            MedgenError: a file that cannot be read, or see :func:`check_pair`.
+            MedgenError: a file that cannot be read, or see :func:`~medgen.trainers.subjects.check_pair`.
         """
-        return cls(config, [read_subject(config, *pair) for pair in pairs])
+        whole = [case if isinstance(case, Case) else as_case(*case) for case in cases]
+        people = len({case.person for case in whole})
+        return cls(config, _read_all(config, whole), people, conditions, encoder, others)
+
+    @property
+    def subjects(self) -> list[tuple[Tensor, Tensor]]:
+        """Image ``(C, *grid.size)`` and label of each subject that has both on the grid."""
+        return [(member.image, member.label) for member in self.members if member.image is not None]
 
     def item(self, seed: int) -> Item:
+        if not unpaired(self.config):
+            return self._item(seed, self.members)
+        item = self._item(seed, [m for m in self.members if m.image is not None])
+        other = self._item(derive_seed(seed, "unpaired"), [m for m in self.members if bool(m.present.all())])
+        return {**item, "source": other["source"], "present": other["present"]}
+
+    def _item(self, seed: int, members: Sequence[Subject]) -> Item:
+        """The item of one of these subjects."""
         stream = torch.Generator().manual_seed(seed)
-        image, label = self.subjects[int(torch.randint(len(self.subjects), (), generator=stream))]
-        draws = (torch.rand(16, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
-        spacing, limits = self.config.grid.spacing, self.config.augmentation
-        image, label = moved(image, label, spacing, limits, draws)
-        if self.config.task != "inpaint":
-            image = reshaded(image, spacing, limits, stream, draws[10:])
-        window = random_window(image.shape[1:], self.patch, stream)
-        return {"image": image[window], "label": label[window]}
+        member = members[int(torch.randint(len(members), (), generator=stream))]
+        draws = (torch.rand(DRAWS, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
+        subject, limits, extra = member, self.config.augmentation, Attributes()
+        if isinstance(member, SlicedSubject):
+            subject, extra = member.slice(self.config, torch.Generator().manual_seed(derive_seed(seed, "slice")))
+            if extra["plane"] == "sagittal":  # its first axis does not lead from left to right
+                limits = dataclasses.replace(limits, flip=0.0)
+        stack, label = moved(subject.stack, subject.label, self.config.grid.spacing, limits, draws)
+        count = 0 if subject.image is None else len(subject.image)
+        image, source = self._shaded(stack[:count], stack[count:], seed, stream, draws)
+        window = self._window(stack, stream)
+        item = {"label": label[window]}
+        if count:
+            item["image"] = image[window]
+        if self.config.source_modalities:
+            item |= {"source": source[window], "present": subject.present.clone()}
+        if self.conditions is not None:
+            record = {**subject.attributes, **extra, **self._measured(member, label, draws)}
+            item |= self.conditions.tensors(record, seed)
+        return item
+
+    def _shaded(
+        self, image: Tensor, source: Tensor, seed: int, stream: torch.Generator, draws: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Image and given images with new intensities: what is to be made from given images keeps its own."""
+        config = self.config
+        streams = [
+            torch.Generator().manual_seed(derive_seed(seed, "shade", i)) for i in range(len(image) + len(source))
+        ]
+        if len(source):
+            draw = (torch.rand(4, generator=streams[0], dtype=torch.float64) * 2 - 1).tolist()
+            return image, shaded_channels(
+                source, config.grid.spacing, config.augmentation, streams[0], draw, streams[1 : len(source)]
+            )
+        if config.task == "inpaint" or not len(image):
+            return image, source
+        settings = config.grid.spacing, config.augmentation
+        done = [reshaded(image[:1], *settings, stream, draws[SHADING:])]
+        if len(image) > 1:
+            draw = (torch.rand(4, generator=streams[1], dtype=torch.float64) * 2 - 1).tolist()
+            done.append(shaded_channels(image[1:], *settings, streams[1], draw, streams[2:]))
+        return torch.cat(done), source
+
+    def _window(self, stack: Tensor, stream: torch.Generator) -> tuple[slice, ...]:
+        """A random patch; of slices, one that shows the subject."""
+        if self.config.slices is not None and self.config.slices.foreground:
+            return foreground_window(stack.amax(0, keepdim=True) > SHOWN, self.patch, stream)
+        return random_window(stack.shape[1:], self.patch, stream)
+
+    def _measured(self, member: Subject, label: Tensor, draws: Sequence[float]) -> Attributes:
+        """What is measured on the moved label of the whole subject or slice."""
+        volumes = None
+        if isinstance(member, SlicedSubject):
+            factor = stretch(self.config.augmentation, draws, label.ndim - 1)
+            volumes = {name: volume * factor for name, volume in member.volumes.items()}
+        return measure_label(label, self.config.grid.spacing, self.config.measured, volumes)
 
 
-def read_subject(config: TrainConfig, image: Path, label: Path | None) -> tuple[Tensor, Tensor]:
-    """Image in 0..1 and label int16 (0 where there is none), ``(1, *grid.size)``, of one subject's files.
-
-    Raises:
-        MedgenError: a file that cannot be read, or see :func:`check_pair`.
-    """
-    from medgen.io.nifti import read_nifti
-
-    spacing, size = config.grid.spacing, config.grid.size
-    volume = read_nifti(image, role="image")
-    grid_image = to_grid(volume, spacing, size, "area")
-    normalised = IntensityWindow.of(grid_image).forward(grid_image)
-    if label is None:
-        return normalised, torch.zeros(grid_image.shape, dtype=torch.int16)
-    ids = read_nifti(label, role="label")
-    check_pair(image, volume, label, ids, config)
-    return normalised, to_grid(ids, spacing, size, "nearest").to(torch.int16)
-
-
-def check_pair(image: Path, volume: Any, label: Path, ids: Any, config: TrainConfig) -> None:
-    """Refuse a label on another grid than its image, or with ids that the configuration does not name.
-
-    Args:
-        image: path, for errors.
-        volume: MetaTensor ``(1, X, Y, Z)`` of the image.
-        label: path, for errors.
-        ids: MetaTensor ``(1, X, Y, Z)`` of the label; its corners within ``CORNER_MM`` of the image's.
-        config: of the run.
-
-    Raises:
-        MedgenError: naming the files and what differs.
-    """
-    from medgen.geometry import same_grid
-
-    if ids.shape != volume.shape:
-        raise MedgenError(f"label '{label}' has shape {tuple(ids.shape)}, its image {tuple(volume.shape)}. Pair them.")
-    if not same_grid(volume, ids, CORNER_MM):
-        raise MedgenError(
-            f"label '{label}' lies on another grid than its image '{image}': corners differ by more than "
-            f"{CORNER_MM:g} mm. Resample it."
-        )
-    known = {0, *(i for _, channel in config.label_channels for i in channel)}
-    unknown = sorted({int(i) for i in torch.unique(ids).tolist()} - known)
-    if unknown and config.task != "inpaint":
-        raise MedgenError(
-            f"label '{label}' holds ids {unknown[:8]} that label_channels does not name. It names {sorted(known)}. "
-            "Add them to label_channels, or mend the label."
-        )
-
-
-def to_grid(volume: Any, spacing: Sequence[float], size: Sequence[int], mode: Any) -> Tensor:
-    """A volume on a grid of given spacing and size about its own centre, RAS+.
-
-    Args:
-        volume: MetaTensor ``(1, X, Y, Z)``.
-        spacing: mm.
-        size: voxels.
-        mode: of :meth:`~medgen.geometry.ModelGrid.to_model`.
-
-    Returns:
-        ``(1, *size)``; what lies beyond the volume is its mirror image (with mode ``nearest``: 0).
-    """
-    from medgen.geometry import ModelGrid
-
-    grid = ModelGrid.around(volume.affine, volume.shape[1:], spacing, multiple=1)
-    x = grid.to_model(volume, mode).as_tensor()
-    pads = []
-    for have, want in zip(reversed(x.shape[1:]), reversed(list(size)), strict=True):
-        low = (want - have) // 2
-        pads += [low, want - have - low]
-    crop = [min(p, 0) for p in pads]
-    x = F.pad(x, crop)
-    grow = [max(p, 0) for p in pads]
-    if mode == "nearest":
-        return F.pad(x, grow)
-    widths = [(0, 0), *zip(grow[-2::-2], grow[::-2], strict=True)]
-    return torch.from_numpy(np.pad(x.numpy(), widths, mode="reflect"))  # torch's refuses more than one reflection
-
-
-def random_window(size: Sequence[int], patch: Sequence[int], stream: torch.Generator) -> tuple[slice, ...]:
-    """A random patch of a ``(C, *size)`` array, uniform over places."""
-    starts = [int(torch.randint(n - min(p, n) + 1, (), generator=stream)) for n, p in zip(size, patch, strict=True)]
-    return (slice(None), *(slice(s, s + p) for s, p in zip(starts, patch, strict=True)))
-
-
-def moved(
-    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, draws: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """Rigid and scaling motion and mirror image of a subject, 2D or 3D.
-
-    Args:
-        image: ``(1, *spatial)``.
-        label: same shape; ids are not exchanged in a mirror image.
-        spacing: mm per axis.
-        limits: largest changes.
-        draws: ten numbers in -1..1: rotations, scales, shifts (three each), mirror image.
-    """
-    dims = image.ndim - 1
-    if limits.rotation_degrees or limits.scale or limits.shift_mm:
-        image, label = _resampled(image, label, spacing, limits, draws, dims)
-    if limits.flip and (draws[9] + 1) / 2 < limits.flip:
-        image, label = image.flip(1), label.flip(1)
-    return image, label
-
-
-def _resampled(
-    image: Tensor, label: Tensor, spacing: Sequence[float], limits: Augmentation, draws: Sequence[float], dims: int
-) -> tuple[Tensor, Tensor]:
-    matrix = torch.eye(dims, dtype=torch.float64)
-    for k, (i, j) in enumerate([(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]):
-        angle = np.deg2rad(limits.rotation_degrees * draws[k])
-        turn = torch.eye(dims, dtype=torch.float64)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
-    matrix = matrix @ torch.diag(torch.tensor([1 + limits.scale * d for d in draws[3 : 3 + dims]], dtype=torch.float64))
-    # mm to grid_sample's -1..1 units, whose axes run last to first
-    half = torch.tensor([n * s / 2 for n, s in zip(image.shape[1:], spacing, strict=True)], dtype=torch.float64)
-    shift = torch.tensor([limits.shift_mm * d for d in draws[6 : 6 + dims]], dtype=torch.float64) / half
-    theta = torch.cat([(matrix * half / half[:, None]).flip(0, 1), shift.flip(0)[:, None]], dim=1)
-    grid = F.affine_grid(theta[None].float(), [1, 1, *image.shape[1:]], align_corners=False)
-    warped = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
-    ids = F.grid_sample(label[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)[0]
-    return warped, ids.to(label.dtype)
-
-
-def reshaded(
-    image: Tensor, spacing: Sequence[float], limits: Augmentation, stream: torch.Generator, draws: Sequence[float]
-) -> Tensor:
-    """Random blur, gamma, bias field and noise of an image.
-
-    Args:
-        image: ``(1, *spatial)`` in 0..1, 2D or 3D.
-        spacing: mm per axis.
-        limits: largest changes.
-        stream: of the bias field and the noise.
-        draws: four numbers in -1..1: strengths of blur, gamma, bias and noise.
-    """
-    if limits.blur_mm:
-        image = _blurred(image, spacing, limits.blur_mm * abs(draws[0]))
-    if limits.gamma:
-        image = image.clamp(min=0) ** float(np.exp(limits.gamma * draws[1]))
-    if limits.bias:
-        coarse = torch.rand([1, 1, *[4] * (image.ndim - 1)], generator=stream) * 2 - 1
-        mode = "bilinear" if image.ndim == 3 else "trilinear"
-        field = F.interpolate(coarse, image.shape[1:], mode=mode, align_corners=True)[0]
-        image = image * (1 + limits.bias * abs(draws[2]) * field)
-    if limits.noise:
-        noise = torch.randn(image.shape, generator=stream)
-        image = (image + limits.noise * abs(draws[3]) * noise * (image > 0)).clamp(min=0)
-    return image
-
-
-def _blurred(image: Tensor, spacing: Sequence[float], sigma_mm: float) -> Tensor:
-    """Gaussian blur of ``(1, *spatial)``, its standard deviation in mm."""
-    from scipy.ndimage import gaussian_filter
-
-    return torch.from_numpy(gaussian_filter(image.numpy(), (0, *(sigma_mm / step for step in spacing))))
-
-
-def random_holes(
-    size: Sequence[int], spacing: Sequence[float], diameters: Sequence[float], most: int, seed: int
-) -> Tensor:
-    """One to ``most`` random ellipsoids to fill, ``(1, *size)`` float32, 1 inside.
-
-    Args:
-        size: voxels of the patch.
-        spacing: mm.
-        diameters: smallest and largest diameter in mm; each axis differs from the drawn one by up to 15 percent.
-        most: largest number of holes.
-        seed: of the draw.
-    """
-    stream = torch.Generator().manual_seed(seed)
-    hole = torch.zeros(*size, dtype=torch.bool)
-    for _ in range(1 + int(torch.randint(most, (), generator=stream))):
-        draws = torch.rand(2 * len(size) + 1, generator=stream, dtype=torch.float64).tolist()
-        diameter = diameters[0] + (diameters[1] - diameters[0]) * draws[0]
-        total = torch.zeros(*size, dtype=torch.float64)
-        for axis, n in enumerate(size):
-            radius = diameter / 2 * (0.85 + 0.3 * draws[1 + axis]) / spacing[axis]
-            middle = n * (0.2 + 0.6 * draws[1 + len(size) + axis])
-            place = ((torch.arange(n, dtype=torch.float64) + 0.5 - middle) / radius).square()
-            total = total + place.reshape([-1 if a == axis else 1 for a in range(len(size))])
-        hole |= total <= 1
-    return hole[None].float()
+def _read_all(config: TrainConfig, cases: Sequence[Case]) -> list[Subject]:
+    """Subjects in the order of their cases, read by ``num_workers`` threads."""
+    if not config.num_workers:
+        return [read_case(config, case) for case in cases]
+    with ThreadPoolExecutor(config.num_workers) as pool:
+        return list(pool.map(lambda case: read_case(config, case), cases))
 
 
 class Items(Dataset[Item]):
     """Item ``i`` of a run: the subject, patch and hole that ``(seed, i)`` draws.
+
+    In training, given images and controls are left out at random.
 
     Args:
         source: of subjects.
@@ -318,6 +255,8 @@ class Items(Dataset[Item]):
         seed = derive_seed(self.config.seed, self.purpose, index)
         item = self.source.item(seed)
         item["index"] = torch.tensor(index)
+        if self.purpose == "train":
+            self._leave_out(item, seed)
         if self.config.task == "inpaint":
             stream = torch.Generator().manual_seed(derive_seed(seed, "shade"))
             draws = (torch.rand(8, generator=stream, dtype=torch.float64) * 2 - 1).tolist()
@@ -326,8 +265,40 @@ class Items(Dataset[Item]):
             diameters, most = self.config.hole_diameter_mm, self.config.holes
             hole = random_holes(size, spacing, diameters, most, derive_seed(seed, "hole"))
             item["inpaint_mask"] = hole
-            item["image"] = IntensityWindow.of(item["image"][hole == 0]).forward(item["image"])
+            item["image"] = _known_window(item["image"], hole)
         return item
+
+    def _leave_out(self, item: Item, seed: int) -> None:
+        """Drop given images and controls of an item, changing it in place."""
+        stream = torch.Generator().manual_seed(derive_seed(seed, "left out"))
+        if "present" in item and self.config.source_dropout:
+            leave_out_sources(item, self.config.source_dropout, stream)
+        controls: tuple[Control, ...] = getattr(self.source, "controls", ())
+        if controls and self.config.control_dropout:
+            dropped(item, controls, self.config.control_dropout, stream)
+
+
+def _known_window(image: Tensor, hole: Tensor) -> Tensor:
+    """Each channel ``(C, *spatial)`` in the window of its intensities outside the hole."""
+    known = (hole == 0)[0]
+    return torch.stack([IntensityWindow.of(channel[known]).forward(channel) for channel in image])
+
+
+def leave_out_sources(item: Item, share: float, stream: torch.Generator) -> None:
+    """Blank each given image with probability ``share``; one that is there stays.
+
+    Args:
+        item: with ``source`` and ``present``; changed in place.
+        share: probability.
+        stream: of the draws.
+    """
+    present = item["present"]
+    draws = torch.rand(len(present), generator=stream, dtype=torch.float64)
+    kept = (present > 0) & (draws >= share)
+    if not bool(kept.any()) and bool((present > 0).any()):
+        kept[int(torch.where(present > 0, draws, -1.0).argmax())] = True
+    item["present"] = kept.float()
+    item["source"] = item["source"] * item["present"].reshape(-1, *[1] * (item["source"].ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -346,24 +317,34 @@ class BatchesFrom:
         return self.stop - self.start
 
 
-def make_source(config: TrainConfig, limit: int | None = None) -> Source:
+def make_source(config: TrainConfig, limit: int | None = None, encoder: Encoder | None = None) -> Source:
     """The source that ``config.data`` names.
 
     Args:
         config: of the run.
         limit: use only the first subjects (files only).
+        encoder: of texts; by default the one that a control of kind ``text`` names.
 
     Raises:
-        MedgenError: nothing of a known layout at that path, or no label where the task needs one.
+        MedgenError: nothing of a known layout at that path, no label where the task needs one, or an attribute that a
+            control needs and nobody has.
     """
+    _check_measured(config)
     if config.data == POPULATION:
+        if config.controls or config.source_modalities or config.slices:
+            raise MedgenError(
+                f"data '{POPULATION}': controls, source_modalities and slices need data from files. Set data=PATH."
+            )
         return PopulationSource(config)
-    pairs = [pair for pair in _pairs(config) if not is_held_out(pair[0], config.held_out_endings)][:limit]
-    if not pairs:
+    cases = [case for case in training_cases(config) if not case.held_out(config.held_out_endings)]
+    if limit is not None:
+        cases = sorted(cases, key=lambda case: _unknown(config, case))  # a stable sort
+    if not cases:
         raise MedgenError(
             f"data '{config.data}': no image is left after holding out endings {config.held_out_endings}."
         )
-    return FileSource.read(config, pairs)
+    others = [case.attributes for case in cases]
+    return FileSource.read(config, cases[:limit], encoder=encoder or _encoder(config), others=others)
 
 
 def make_validation_source(config: TrainConfig, training: Source) -> Source:
@@ -375,126 +356,42 @@ def make_validation_source(config: TrainConfig, training: Source) -> Source:
     """
     if config.data == POPULATION:
         return PopulationSource(dataclasses.replace(config, subjects=1), "validation")
-    pairs = [pair for pair in _pairs(config) if is_held_out(pair[0], config.held_out_endings)]
-    return FileSource.read(config, pairs[:1]) if pairs else training
+    cases = [case for case in training_cases(config) if case.held_out(config.held_out_endings)]
+    conditions = training.conditions if isinstance(training, FileSource) else None
+    return FileSource.read(config, cases[:1], conditions) if cases else training
 
 
-def _pairs(config: TrainConfig) -> list[tuple[Path, Path | None]]:
-    """All images and labels at ``config.data``, held-out people included."""
-    if len(config.grid.size) != 3:
-        raise MedgenError(f"grid.size: data from files are volumes and need 3 axes. Got {list(config.grid.size)}.")
-    pairs = find_pairs(Path(config.data), config.modality)
-    if config.task != "inpaint" and any(label is None for _, label in pairs):
-        missing = next(image for image, label in pairs if label is None)
-        raise MedgenError(f"data '{config.data}': no label found for '{missing.name}'. Task '{config.task}' needs one.")
-    return pairs
-
-
-def is_held_out(image: Path, endings: Sequence[int]) -> bool:
-    """Whether the subject number in a file name ends in one of ``endings`` (held out by person).
-
-    Example:
-        >>> is_held_out(Path("hippocampus_011.nii.gz"), (1, 6)), is_held_out(Path("hippocampus_014.nii.gz"), (1, 6))
-        (True, False)
-        >>> is_held_out(Path("sub-0016_ses-02_T1w.nii.gz"), (1, 6)), is_held_out(Path("case16_0000.nii.gz"), (1, 6))
-        (True, True)
-
-    Raises:
-        MedgenError: people are to be held out and the name has no number.
-    """
-    if not endings:
-        return False
-    found = re.match(r"sub-[A-Za-z]*(\d+)", image.name) or re.search(r"(\d+)(?:_0000)?\D*$", image.name.split(".")[0])
-    if found is None:
-        raise MedgenError(
-            f"image '{image}' has no subject number in its name, but held_out_endings is {list(endings)}. "
-            "Name the files by number, or set held_out_endings=[] to train on all."
-        )
-    return int(found[1][-1]) in endings
-
-
-def find_pairs(path: Path, modality: str = "T1w") -> list[tuple[Path, Path | None]]:
-    """Image and label files at ``path``, in sorted order.
-
-    A MONAI datalist JSON (``{"training": [{"image": ..., "label": ...}]}``, paths relative to the file); a BIDS tree
-    (``sub-*/anat/*_T1w.nii.gz`` with ``*_dseg.nii.gz`` beside it or under ``derivatives/``), or a cohort that medgen
-    generated; or a folder with ``images`` / ``labels`` (or MSD's ``imagesTr`` / ``labelsTr``) of equal file names; or
-    a folder of images.
+def measure_controls(config: TrainConfig, source: Source) -> tuple[Control, ...]:
+    """The controls that a model declares, with the distribution of their values over the training subjects.
 
     Args:
-        path: of the data.
-        modality: BIDS suffix of the images.
-
-    Raises:
-        MedgenError: none of these.
+        config: of the run.
+        source: of training.
     """
-    if path.is_file():
-        return _from_datalist(path)
-    if not path.is_dir():
-        raise MedgenError(
-            f"data '{path}' does not exist.{_nearest_path(path)} "
-            "Set data=PATH: a datalist JSON, a BIDS tree or a folder of images."
-        )
-    for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
-        if (path / images).is_dir():
-            found = _volumes(path / images)
-            return [(image, _same_name(path / labels, image)) for image in found]
-    subjects = sorted(p for sub in path.glob("sub-*") for p in ([sub] if sub.is_file() else sub.rglob("*")))
-    scans = [p for p in subjects if p.name.endswith(tuple(f"_{modality}{suffix}" for suffix in _SUFFIXES))]
-    if scans:
-        return [(image, _bids_label(path, image)) for image in scans]
-    found = _volumes(path)
-    if not found:
-        raise MedgenError(f"data '{path}' holds no NIfTI files of a known layout. Give images/ and labels/ folders.")
-    return [(image, None) for image in found]
+    return source.controls if isinstance(source, FileSource) and config.controls else ()
 
 
-def _volumes(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.name.endswith(_SUFFIXES) and not p.name.startswith("."))
+def _unknown(config: TrainConfig, case: Case) -> int:
+    """How many of the attributes that controls need are not known of a case from its data set."""
+    needed = {control.attribute for control in config.controls if control.kind != "text"}
+    return len(needed - set(config.measured) - set(case.attributes))
 
 
-def _same_name(folder: Path, image: Path) -> Path | None:
-    """The label of an image: the same name, MSD's ``_0000`` channel suffix left out."""
-    for name in (image.name, image.name.replace("_0000.", ".")):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+def _encoder(config: TrainConfig) -> Encoder | None:
+    """The text encoder that the configuration names."""
+    named = [control.encoder for control in config.controls if control.kind == "text"]
+    if not named:
+        return None
+    from medgen.models.text import DEFAULT_ENCODER, TextEncoder
+
+    return TextEncoder(named[0] or DEFAULT_ENCODER)
 
 
-def _nearest_path(path: Path) -> str:
-    """The hint that ends an error about a missing path."""
-    beside = [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    return nearest(path, [POPULATION, *beside])
-
-
-def _bids_label(root: Path, image: Path) -> Path | None:
-    """The ``dseg`` of a scan: beside it or under ``derivatives/``, with the same entities or more."""
-    stem = image.name.rsplit("_", 1)[0]
-    found = sorted([*image.parent.glob(f"{stem}_*dseg.nii*"), *root.glob(f"derivatives/**/{stem}_*dseg.nii*")])
-    return next((p for p in found if p.name.rsplit("_", 1)[1].startswith("dseg.")), None)
-
-
-def _from_datalist(path: Path) -> list[tuple[Path, Path | None]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        entries = content["training"] if isinstance(content, dict) else content
-        pairs = [(_one(entry["image"]), _one(entry.get("label"))) for entry in entries]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise MedgenError(
-            f"data '{path}' is no MONAI datalist ({type(error).__name__}: {error}). "
-            "Write {'training': [{'image': ..., 'label': ...}]}."
-        ) from error
-    made = [(path.parent / (image or ""), path.parent / label if label else None) for image, label in pairs]
-    for file in (f for pair in made for f in pair if f is not None):
-        if not file.is_file():
-            raise MedgenError(f"data '{path}': file '{file}' does not exist. Mend the list.")
-    return made
-
-
-def _one(entry: Any) -> str | None:
-    """A path in a datalist: text, or a list of one (several channels are not trained on)."""
-    if isinstance(entry, list) and len(entry) == 1:
-        entry = entry[0]
-    if entry is not None and not isinstance(entry, str):
-        raise TypeError(f"one path is needed, got {entry!r:.60}")
-    return entry
+def _check_measured(config: TrainConfig) -> None:
+    """Refuse what cannot be measured on the grid."""
+    flat = len(config.grid.size) == 2
+    for name, entry in config.measured.items():
+        if entry.label_area is not None and not flat:
+            raise MedgenError(f"measured '{name}': label_area is for grids of 2 axes. Use label_volume.")
+        if entry.label_volume is not None and flat and config.slices is None:
+            raise MedgenError(f"measured '{name}': label_volume needs volumes. Use label_area, or set slices.")

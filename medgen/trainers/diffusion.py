@@ -1,230 +1,286 @@
-"""Diffusion training on MONAI's engine: batch, noise and noise level of step k are functions of seed, k and item."""
+"""Diffusion training: batch, noise and noise level of step k are functions of seed, k and item."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from monai.engines import SupervisedTrainer
-from monai.utils.enums import CommonKeys
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from medgen.checks import MedgenError
-from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.losses import denoising_loss, lognormal_sigmas
 from medgen.diffusion.randomness import derive_seed, generators, randn
-from medgen.models.codec import Codec
-from medgen.trainers.checkpoint import TrainerState
-from medgen.trainers.config import Optimisation, TrainConfig
+from medgen.models.base import CONTROL_KEYS, Model
+from medgen.models.codec import Given, VoxelCodec, lowered
+from medgen.models.diffusion_model import make_codec, make_denoiser, tell
+from medgen.models.diffusion_spec import DEPTHS, DiffusionSpec, Shape
+from medgen.models.specification import ModelSpec, nested_networks
+from medgen.networks.control_unet import implied_control, start_from
+from medgen.networks.registry import build_network
+from medgen.trainers.base import RunTrainer, Statistics, adamw, shared_fields
+from medgen.trainers.data import Source
+from medgen.trainers.diffusion_config import DiffusionConfig
+from medgen.trainers.ema import Ema
+from medgen.trainers.statistics import drawn_items, measure_diffused, measure_labels, packed_mask
 
 KNOWN_WEIGHT = 0.05
 LEAST_SHARE = 1e-3
 
 
-class Ema:
-    """Exponential moving average of a network's weights (Karras et al. 2022, section 5; warm-up as in TensorFlow's).
+@dataclass(frozen=True)
+class Prepared:
+    """One batch as the loss takes it, on the device.
 
     Args:
-        network: whose weights are averaged.
-        decay: of the average, reached as ``min(decay, (1 + k) / (10 + k))`` at update ``k``.
+        x0: clean samples ``(B, C, *diffused)``.
+        given: what the task gives.
+        noise: standard normal, shape of ``x0``.
+        sigma: noise levels ``(B,)``.
+        weight: of each voxel in the loss, ``(B, 1, *diffused)``.
+        controls: ``classes``, ``numbers``, ``text``.
     """
 
-    def __init__(self, network: torch.nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, network: torch.nn.Module, step: int) -> None:
-        """Move the average towards ``network`` after optimiser step ``step`` (from 0)."""
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        own: list[Tensor] = list(self.network.parameters())
-        new: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(own, new, weight)
-        for buffer, latest in zip(self.network.buffers(), network.buffers(), strict=True):
-            buffer.copy_(latest)
+    x0: Tensor
+    given: Given
+    noise: Tensor
+    sigma: Tensor
+    weight: Tensor
+    controls: dict[str, Tensor]
 
 
-def learning_rate(step: int, steps: int, settings: Optimisation) -> float:
-    """Linear warm-up, then a cosine to zero at ``steps``; a function of the step alone, so that resuming is exact."""
-    rise = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+class DiffusionTrainer(RunTrainer[DiffusionConfig, DiffusionSpec]):
+    """Trains a denoiser on voxels, Haar packets or latents, or a control network on a frozen denoiser."""
 
-
-def channel_weight(std: Sequence[float], balance: float, dims: int) -> Tensor:
-    """Weight ``(1, C, 1, ...)`` of each channel in the loss: ``std ** balance`` over its mean."""
-    weight = torch.tensor(std, dtype=torch.float32) ** balance
-    return (weight / weight.mean()).reshape(1, -1, *[1] * dims)
-
-
-def not_finite(step: int, what: str, value: object) -> MedgenError:
-    """The error of a run whose numbers have run away."""
-    return MedgenError(
-        f"training stopped: {what} of step {step}: {value}. The last good checkpoint is kept. Resume it with a lower "
-        "optimisation#learning_rate, or look for unusual values in the data."
-    )
-
-
-def precision_type(precision: str, device: torch.device) -> torch.dtype:
-    """The floating type of ``auto | fp32 | bf16 | fp16`` on a device.
-
-    Raises:
-        MedgenError: half precision on a CPU, where it is many times slower.
-    """
-    if device.type != "cuda":
-        if precision in ("bf16", "fp16"):
-            raise MedgenError(
-                f"precision '{precision}' needs a CUDA GPU; on {device.type} it is slower. Use precision=fp32."
-            )
-        return torch.float32
-    if precision == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-class DiffusionTrainer(SupervisedTrainer):
-    """Trains a denoiser; everything random is drawn from ``(seed, item)``.
-
-    Args:
-        config: of the run.
-        codec: from items to what is diffused.
-        denoiser: in training, on ``device``.
-        loader: batches of :class:`~medgen.trainers.data.Items` from step ``start`` on.
-        device: where to train.
-        start: steps done before.
-    """
+    origin_fields: ClassVar[tuple[str, ...]] = (
+        "task", "network", "prediction_type", "packing", "packing_levels", "label_channels", "label_dropout",
+        "label_encoding", "label_distance_mm", "reference", "correlation_mm",
+    )  # fmt: skip
+    measured_fields: ClassVar[tuple[str, ...]] = ("channel_mean", "channel_std", "label_intensities")
 
     def __init__(
         self,
-        config: TrainConfig,
-        codec: Codec,
-        denoiser: Preconditioned,
+        config: DiffusionConfig,
+        spec: DiffusionSpec,
+        networks: Mapping[str, nn.Module],
         loader: DataLoader[Any],
         device: torch.device,
         start: int = 0,
     ) -> None:
-        settings = config.optimisation
-        optimizer = torch.optim.AdamW(
-            denoiser.parameters(),
-            lr=settings.learning_rate,
-            betas=(settings.betas[0], settings.betas[1]),
-            weight_decay=settings.weight_decay,
+        super().__init__(config, spec, networks, loader, device, start)
+        self.denoiser = make_denoiser(spec, self.networks)
+        self.codec = make_codec(spec, self.networks)
+        trained = {"control" if spec.control_network is not None else "denoiser", "controls"}
+        if spec.control_network is not None and spec.controls:
+            trained.discard("controls")  # they belong to the frozen network
+        for name, network in self.networks.items():
+            network.requires_grad_(name in trained)
+        self.trained = [name for name in self.networks if name in trained]
+        self.parameters = [p for name in self.trained for p in self.networks[name].parameters()]
+        self.optimizers = {"denoiser": adamw(config, self.parameters)}
+        self.ema = {name: Ema(self.networks[name], config.optimisation.ema_decay) for name in self.trained}
+        weight = channel_weight(spec.channel_std, config.channel_balance, spec.spatial_dims)
+        self.channel_weight = weight.to(device)
+
+    @classmethod
+    def measure(cls, config: DiffusionConfig, source: Source, first: Model[Any] | None = None) -> dict[str, Any]:
+        found = super().measure(config, source, first)
+        if config.control_net is not None and first is not None:
+            return found | {name: getattr(first.spec, name) for name in cls.measured_fields}
+        first_spec = first.spec if first is not None else None
+        if config.reference == "label_means":
+            plain = VoxelCodec(cls.make_spec(config, source.people, found, first_spec))
+            found["label_intensities"] = measure_labels(plain, drawn_items(config, source))
+        spec = cls.make_spec(config, source.people, found, first_spec)
+        latent = nested_networks("autoencoder", spec.autoencoder) if spec.autoencoder is not None else {}
+        inner = dict(zip(latent, first.networks.values(), strict=True)) if first is not None and latent else {}
+        mean, std = measure_diffused(config, source, make_codec(spec, inner))
+        return found | {"channel_mean": mean, "channel_std": std}
+
+    @classmethod
+    def make_spec(
+        cls,
+        config: DiffusionConfig,
+        people: int,
+        statistics: Statistics | None = None,
+        first: ModelSpec | None = None,
+    ) -> DiffusionSpec:
+        figures = dict(statistics or {})
+        shared = shared_fields(config, people, figures) | cls._own_fields(config) | cls._from_first(config, first)
+        autoencoder = shared.get("autoencoder")
+        shape = Shape(
+            config.task, len(config.grid.size), config.image_channels, len(config.label_channels),
+            len(config.source_modalities), config.label_dropout,
+            autoencoder.downsampling if autoencoder else 2**config.packing_levels if config.packing == "haar" else 1,
+            autoencoder.latent_channels if autoencoder else 0,
+        )  # fmt: skip
+        if config.control_net is not None:
+            shared["control_network"] = complete_control(config, shared["network"], shape)
+        else:
+            shared["network"] = complete_network(config, shape)
+        plain = [((0.0, 1.0),) * DEPTHS] * (1 + len(config.label_channels)) if config.reference == "label_means" else []
+        diffused = shape.diffused
+        spec = DiffusionSpec(
+            **shared,
+            channel_mean=tuple(figures.get("channel_mean") or [0.0] * diffused),
+            channel_std=tuple(figures.get("channel_std") or [1.0] * diffused),
+            label_intensities=tuple(tuple(label) for label in figures.get("label_intensities") or plain),
         )
-        super().__init__(
-            device=device,
-            max_epochs=1,
-            train_data_loader=loader,
-            network=denoiser,
-            optimizer=optimizer,
-            loss_function=denoising_loss,
-            epoch_length=config.steps - start,
-            decollate=False,
-        )
-        self.config = config
-        self.codec = codec
-        self.start = start
-        self.ema = Ema(denoiser.network, settings.ema_decay)
-        self.channel_weight = channel_weight(codec.spec.channel_std, config.channel_balance, len(config.grid.size))
-        self.channel_weight = self.channel_weight.to(device)
-        self.dtype = precision_type(config.precision, device)
-        self.gradient_scaler = torch.amp.GradScaler("cuda", enabled=self.dtype is torch.float16)
+        with torch.random.fork_rng(devices=[]):
+            for form in spec.networks().values():
+                build_network(form, config.name)  # wrong arguments are refused here, before anything is trained
+        return spec
 
-    @property
-    def steps_done(self) -> int:
-        """Optimiser steps since the very beginning, earlier runs counted in."""
-        return self.start + int(self.state.iteration)
+    @classmethod
+    def _own_fields(cls, config: DiffusionConfig) -> dict[str, Any]:
+        names = (
+            "sampling", "prediction_type", "packing", "packing_levels", "label_dropout", "reference", "correlation_mm"
+        )  # fmt: skip
+        return {name: getattr(config, name) for name in names}
 
-    def state_dict_of_run(self) -> TrainerState:
-        """All that a continuation needs."""
-        return {
-            "step": self.steps_done,
-            "network": self.network.network.state_dict(),
-            "ema": self.ema.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "gradient_scaler": self.gradient_scaler.state_dict(),
-        }
+    @classmethod
+    def _from_first(cls, config: DiffusionConfig, first: ModelSpec | None) -> dict[str, Any]:
+        """Fields that the first stage brings: an autoencoder, the base of a cascade, or the network to steer."""
+        if first is None:
+            if config.first_stage or config.first_stage_model:
+                raise MedgenError(
+                    f"{config.name}: the first stage is missing. Train it, or set first_stage_model=PATH."
+                )
+            if config.task == "super_resolve" or config.control_net is not None:
+                raise MedgenError(f"{config.name}: field 'first_stage' is empty: say what this model builds on.")
+            return {}
+        if first.family == "autoencoder":
+            return {"autoencoder": first, "packing": "none"}
+        if not isinstance(first, DiffusionSpec):
+            raise MedgenError(f"{config.name}: the first stage is of family '{first.family}'. Give a diffusion model.")
+        if config.task == "super_resolve":
+            return {"base": first}
+        if config.control_net is None:
+            raise MedgenError(f"{config.name}: a diffusion model as first stage needs 'control_net', or super_resolve.")
+        if first.condition_channels:
+            raise MedgenError(
+                f"{config.name}: '{first.name}' is told something already ({first.condition_channels} channels); "
+                "a control network steers a model of task 'image', or 'joint' with label_dropout 1."
+            )
+        kept = ("network", "prediction_type", "packing", "packing_levels", "sigma_data", "autoencoder")
+        fields = {name: getattr(first, name) for name in kept}
+        if first.controls:
+            fields |= {"controls": first.controls, "control_encoder": first.control_encoder}
+        return fields
 
-    def load_state_dict_of_run(self, state: TrainerState) -> None:
-        """Continue from :meth:`state_dict_of_run`."""
-        self.network.network.load_state_dict(state["network"])
-        self.ema.network.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.gradient_scaler.load_state_dict(state["gradient_scaler"])
+    @classmethod
+    def build(
+        cls, config: DiffusionConfig, spec: DiffusionSpec, first: Model[Any] | None = None
+    ) -> dict[str, nn.Module]:
+        networks = super().build(config, spec, first)
+        if first is None:
+            return networks
+        if spec.control_network is not None:
+            for name, network in first.networks.items():
+                networks[name].load_state_dict(network.state_dict())
+            start_from(networks["control"], networks["denoiser"])
+            return networks
+        prefix = "base" if spec.base is not None else "autoencoder"
+        for outer, network in zip(nested_networks(prefix, first.spec), first.networks.values(), strict=True):
+            networks[outer].load_state_dict(network.state_dict())
+        return networks
 
-    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
-        step = self.steps_done - 1
-        x0, conditioning, noise, sigma, weight = self.prepare(batchdata)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config.steps, self.config.optimisation)
-        self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.state.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+    def train_step(self, batch: dict[str, Tensor], step: int) -> dict[str, float]:
+        item = self.prepare(batch)
+        for name, network in self.networks.items():
+            network.train(name in self.trained)
+        with self.autocast():
             losses = denoising_loss(
-                self.network,
-                x0,
-                noise,
-                sigma,
-                conditioning,
+                self.denoiser,
+                item.x0,
+                item.noise,
+                item.sigma,
+                tell(self.spec, self.networks, item.given, item.controls, self.device),
                 weighting=self.config.weighting,
-                voxel_weight=self.channel_weight * weight,
+                voxel_weight=self.channel_weight * item.weight,
             )
         loss = losses.mean()
-        if not torch.isfinite(loss):
-            raise not_finite(step + 1, "loss", loss.item())
-        self.gradient_scaler.scale(loss).backward()
-        self.gradient_scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimisation.clip_norm)
-        if not torch.isfinite(norm) and not self.gradient_scaler.is_enabled():
-            raise not_finite(step + 1, "gradient", norm.item())
-        self.gradient_scaler.step(self.optimizer)
-        self.gradient_scaler.update()
-        self.ema.update(self.network.network, step)
-        return {CommonKeys.LOSS: loss.item(), "gradient_norm": norm.item(), "learning_rate": group["lr"]}
+        norm = self.optimise("denoiser", loss, self.parameters, step)
+        for name, ema in self.ema.items():
+            ema.update(self.networks[name], step)
+        return {"loss": loss.item(), "gradient_norm": norm.item(), "learning_rate": self.learning_rate(step)}
 
-    def prepare(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]:
-        """Clean samples, conditioning, noise ``(B, C, *packed)``, levels ``(B,)``, weights ``(B, 1, *packed)``.
-
-        All but the result is computed on the CPU; it is moved to the device at the end.
-        """
+    def prepare(self, batch: dict[str, Tensor]) -> Prepared:
+        """Everything a step needs, drawn and computed on the CPU (but for latents) and moved to the device."""
         config = self.config
-        seeds = [derive_seed(config.seed, "noise", index) for index in batch["index"].tolist()]
-        streams = generators(seeds)
+        streams = generators([derive_seed(config.seed, "noise", index) for index in batch["index"].tolist()])
         sigma = lognormal_sigmas(streams, config.noise_levels.mean, config.noise_levels.std)
         draws = torch.stack([torch.rand(2, generator=s, dtype=torch.float64) for s in streams])
         top = torch.full_like(sigma, config.sampling.sigma_max)
         sigma = torch.where(draws[:, 0] < config.noise_levels.at_maximum, top, sigma)
-        if config.task == "inpaint":
-            given = self.codec.given_hole(batch["image"], batch["inpaint_mask"])
-        else:
-            given = self.codec.given_label(batch["label"], draws[:, 1] >= config.label_dropout)
-        x0 = self.codec.encode(batch["image"], given, batch.get("label"))
+        size = tuple(batch["image" if "image" in batch else "label"].shape[2:])
+        known = dict(batch)
+        if self.spec.base is not None:
+            known["low_resolution"] = self._low_resolution(batch, size, streams)
+        given = self.codec.given(known, size, draws[:, 1] >= config.label_dropout)
+        x0 = self.codec.encode(batch.get("image"), given, batch.get("label"))
         noise = randn(x0.shape[1:], streams)
         weight = torch.ones(len(x0), 1, *x0.shape[2:])
         if config.task == "inpaint":
             weight = hole_weight(batch["inpaint_mask"], x0.shape[2:])
         elif config.label_balance:
             weight = label_weight(self.codec.kind(batch["label"]), config.label_balance, x0.shape[2:])
-        device = self.state.device
-        told = {"concat": given.condition.to(device)}
-        return x0.to(device), told, noise.to(device), sigma, weight.to(device)
+        device = self.device
+        controls = {key: batch[key].to(device) for key in CONTROL_KEYS if key in batch}
+        return Prepared(x0.to(device), given, noise.to(device), sigma, weight.to(device), controls)
+
+    def _low_resolution(
+        self, batch: dict[str, Tensor], size: Sequence[int], streams: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Low-resolution samples of the batch as the base would draw them, with a little noise."""
+        base = self.spec.base
+        if base is None:
+            raise MedgenError(f"{self.spec.name}: no base model. Set first_stage.")
+        ratio = [b / a for a, b in zip(self.spec.grid.spacing, base.grid.spacing, strict=True)]
+        coarse = [round(n / r) for n, r in zip(size, ratio, strict=True)]
+        low = lowered(VoxelCodec(base), batch["image"], batch.get("label"), coarse)
+        return low + self.config.low_resolution_noise * randn(low.shape[1:], streams)
 
 
-def packed_mask(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Which packed voxels hold a voxel of the hole.
+def complete_network(config: DiffusionConfig, shape: Shape) -> dict[str, Any]:
+    """``config.net`` with ``spatial_dims`` and the channels that task and packing imply.
 
-    Args:
-        inpaint_mask: ``(B, 1, *spatial)`` float, 1 in the hole.
-        size: packed voxels per axis, 2D or 3D.
-
-    Returns:
-        ``(B, 1, *size)`` float, 1 where a voxel of the hole is packed.
+    Raises:
+        MedgenError: it says otherwise.
     """
-    pool = F.adaptive_max_pool2d if len(size) == 2 else F.adaptive_max_pool3d
-    return pool(inpaint_mask, list(size))
+    net = config.net or {}
+    channels = {"spatial_dims": shape.dims, "in_channels": shape.diffused, "out_channels": shape.diffused}
+    if net["_target_"] == "ConditionalUNet":
+        channels["condition_channels"] = shape.condition
+        if config.controls:
+            channels["context_dim"] = config.context_dim
+    else:
+        channels["in_channels"] = shape.diffused + shape.condition
+        if config.controls:
+            channels |= {"with_conditioning": True, "cross_attention_dim": config.context_dim}
+    return _filled(config, "net", net, channels)
+
+
+def complete_control(config: DiffusionConfig, network: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """``config.control_net`` with what it shares with the network it steers, and the channels of what it is given."""
+    form = config.control_net or {}
+    return _filled(config, "control_net", form, implied_control(form["_target_"], network, shape.condition))
+
+
+def _filled(config: DiffusionConfig, field: str, form: Mapping[str, Any], implied: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in implied.items():
+        if form.get(key, value) != value:
+            raise MedgenError(f"field '{field}.{key}' must be {value} for this task. Got {form[key]}. Leave it out.")
+    return {**form, **implied}
+
+
+def channel_weight(std: Sequence[float], balance: float, dims: int) -> Tensor:
+    """Weight ``(1, C, 1, ...)`` of each channel in the loss: ``std ** balance`` over its mean."""
+    weight = torch.tensor(std, dtype=torch.float32) ** balance
+    return (weight / weight.mean()).reshape(1, -1, *[1] * dims)
 
 
 def hole_weight(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medgen.io.atomic import atomic_path
-from medgen.models.generative import GenerativeModel
+from medgen.models.base import Model
+
+ANSWERS = {"joint": ("label",), "segment": ("label",), "super_resolve": ("label",)}
 
 
-def validation_picture(model: GenerativeModel, item: dict[str, Tensor], path: Path, seed: int) -> None:
+def validation_picture(model: Model[Any], item: dict[str, Tensor], path: Path, seed: int) -> None:
     """Write a PNG with the middle planes of what the model is told, what it makes of it, and the truth.
 
     Args:
@@ -21,21 +24,21 @@ def validation_picture(model: GenerativeModel, item: dict[str, Tensor], path: Pa
         path: of the PNG.
         seed: of the sample.
     """
-    codec, image = model.codec, item["image"]
-    size = tuple(image.shape[1:])
-    told = item["label"].float()
-    if model.spec.task == "inpaint":
-        told = torch.where(item["inpaint_mask"] > 0.5, 0.0, image)
-        given = codec.given_hole(image[None], item["inpaint_mask"][None])
-    elif model.spec.task == "joint":
-        given = codec.given_nothing(size)
-    else:
-        given = codec.given_label(item["label"][None])
-    made, label = model.diffuse(given, seed, model.settings())
-    rows = [_scaled(told), made[0].cpu(), image]
-    if label is not None:
-        rows.append(_scaled(label[0].cpu().float()))
-    write_png(path, np.concatenate([_planes(row[0].numpy()) for row in rows], axis=0))
+    spec, size = model.spec, tuple(item["label"].shape[1:])
+    answers = () if spec.family == "autoencoder" else ANSWERS.get(spec.task, ())
+    known = {key: value for key, value in item.items() if key not in ("index", *answers)}
+    image, label = model.produce(known, size, seed, model.settings())
+    rows = [_told(item, spec.task)]
+    rows += [image.cpu()] if image is not None else []
+    rows += [item["image"]] if spec.makes_image else [_scaled(item["label"].float())]
+    rows += [_scaled(label.cpu().float())] if label is not None else []
+    write_png(path, np.concatenate([_planes(channel.float().numpy()) for row in rows for channel in row], axis=0))
+
+
+def _told(item: dict[str, Tensor], task: str) -> Tensor:
+    if task == "inpaint":
+        return torch.where(item["inpaint_mask"] > 0.5, 0.0, item["image"])
+    return item["source"] if "source" in item else _scaled(item["label"].float())
 
 
 def _scaled(x: Tensor) -> Tensor:

@@ -7,49 +7,37 @@ import dataclasses
 import shutil
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from ignite.engine import Events
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medgen.checks import MedgenError
-from medgen.diffusion.denoiser import Preconditioned
 from medgen.diffusion.randomness import derive_seed
-from medgen.io.atomic import atomic_path, check_writable
-from medgen.models.bundled import find_model
-from medgen.models.codec import Codec, depth, smoothed
+from medgen.io.atomic import atomic_path, check_writable, write_json
+from medgen.io.configs import find_config
+from medgen.models.base import Model
+from medgen.models.bundled import find_model, load_model
 from medgen.models.device import resolve_device
-from medgen.models.folder import open_model, save_model
-from medgen.models.generative import GenerativeModel
-from medgen.models.specification import DEPTHS, ModelSpec, size_multiple
-from medgen.networks.registry import build_network, short
-from medgen.trainers.checkpoint import (
-    CHECKPOINT,
-    Checkpoint,
-    LabelIntensities,
-    Statistics,
-    load_checkpoint,
-    remove_leftovers,
-    save_checkpoint,
-)
-from medgen.trainers.config import FREE_TO_CHANGE, POPULATION, TrainConfig, changed_keys, load_config
-from medgen.trainers.data import BatchesFrom, Item, Items, Source, make_source, make_validation_source
-from medgen.trainers.diffusion import DiffusionTrainer, not_finite, packed_mask, precision_type
+from medgen.models.folder import SPECIFICATION, ModelFiles, open_model, read_spec, save_model
+from medgen.models.specification import ModelSpec
+from medgen.models.weights import joined_state, split_state
+from medgen.networks.registry import short
+from medgen.trainers.base import RunTrainer, not_finite, precision_type
+from medgen.trainers.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
+from medgen.trainers.config import FREE_TO_CHANGE, TrainConfig, changed_keys, load_config
+from medgen.trainers.data import BatchesFrom, Items, Source, make_source, make_validation_source
+from medgen.trainers.families import trainer_class
 
 CONFIG = "config.yaml"
-STATISTICS_ITEMS = 24
-ORIGIN_FIELDS = (
-    "task", "network", "prediction_type", "packing", "label_channels", "label_dropout", "label_encoding",
-    "label_distance_mm", "reference", "correlation_mm",
-)  # fmt: skip
-SMALLEST_DEVIATION = 0.005
-FEWEST_VOXELS = 30
+RECORD = "run.json"
+FIRST_STAGE = "first_stage"
 FAST_PEOPLE = 4
 
 
@@ -68,7 +56,8 @@ def train(
 
     Args:
         config: path of the configuration.
-        output_dir: gets ``config.yaml``, ``checkpoint.pt``, ``logs/`` (TensorBoard), ``pictures/`` and ``model/``.
+        output_dir: gets ``config.yaml``, ``checkpoint.pt``, ``logs/`` (TensorBoard), ``pictures/``, ``model/``,
+            ``run.json`` (minutes of training) and, where the model builds on another, ``first_stage/``.
         overrides: ``key=value``, see :func:`~medgen.trainers.config.load_config`.
         resume: continue from the checkpoint in ``output_dir``; a run killed before its first starts again.
         fast_dev_run: two steps, one picture, the saved model: a check of everything before a long run.
@@ -90,18 +79,68 @@ def train(
     folder = Path(output_dir)
     if fast_dev_run:
         settings = dataclasses.replace(settings, steps=2, validate_every=2, checkpoint_every=2, subjects=1)
-    _check_settings(settings, where)
+    _check_settings(settings, where, config)
     _check_folder(folder, resume, overwrite)
     state = load_checkpoint(folder) if resume and (folder / CHECKPOINT).exists() else None
     if state is not None:
         _check_same(state["config"], settings)
     source = make_source(settings, FAST_PEOPLE if fast_dev_run else None)
+    first = None
+    if state is None and (settings.first_stage or settings.first_stage_model):
+        if not resume:
+            shutil.rmtree(folder / FIRST_STAGE, ignore_errors=True)
+        first = _first_stage(settings, config, folder, fast_dev_run=fast_dev_run, device=where, progress=progress)
     with _threads(state["threads"] if state is not None else None):
-        run = _prepare_run(settings, folder, source, where, state)
+        run = _prepare_run(settings, folder, source, where, state, first)
         _clear_folder(folder, resume)
         _write_config(settings, folder)
         run.go(progress)
         return run.save()
+
+
+def _first_stage(
+    config: TrainConfig, path: str | Path, folder: Path, *, fast_dev_run: bool, device: torch.device, progress: bool
+) -> Model[Any]:
+    """The model that this one builds on: given, trained before, or trained now into ``first_stage``."""
+    if config.first_stage_model:
+        return load_model(config.first_stage_model, device=device)
+    inner = folder / FIRST_STAGE
+    if not (inner / "model" / SPECIFICATION).is_file():
+        changes = [f"data={config.data}", f"layout={config.layout}"]
+        resume = (inner / CHECKPOINT).exists()
+        train(
+            _first_stage_config(config, path), inner, changes,
+            resume=resume, fast_dev_run=fast_dev_run, device=str(device), progress=progress,
+        )  # fmt: skip
+    return load_model(inner / "model", device=device)
+
+
+def _first_stage_config(config: TrainConfig, path: str | Path) -> Path:
+    """The configuration that ``first_stage`` names: beside this one, else a path or a shipped name."""
+    beside = Path(path).parent / config.first_stage
+    for candidate in (beside, beside.with_name(f"{beside.name}.yaml")):
+        if candidate.is_file():
+            return candidate
+    return Path(find_config(config.first_stage))
+
+
+def planned_spec(config: TrainConfig, path: str | Path = "") -> ModelSpec:
+    """The specification that a configuration will give, its figures not measured yet; first stages included.
+
+    Args:
+        config: of the run.
+        path: of its file, beside which its first stage may lie.
+
+    Raises:
+        MedgenError: a wrong argument of a network, channels or sizes that do not fit together.
+    """
+    first: ModelSpec | None = None
+    if config.first_stage_model:
+        first = read_spec(find_model(config.first_stage_model))
+    elif config.first_stage:
+        inner = _first_stage_config(config, path)
+        first = planned_spec(load_config(inner), inner)
+    return trainer_class(config.family, config.name).make_spec(config, 0, None, first)
 
 
 @contextlib.contextmanager
@@ -118,10 +157,10 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_settings(config: TrainConfig, device: torch.device) -> None:
+def _check_settings(config: TrainConfig, device: torch.device, path: str | Path) -> None:
     """Refuse, before any data are read, what the network or the device cannot do."""
     precision_type(config.precision, device)
-    unit = size_multiple(make_spec(config, 0))
+    unit = planned_spec(config, path).multiple
     for name, size in (("grid.size", config.grid.size), ("patch_size", config.patch_size or config.grid.size)):
         if any(n % unit for n in size):
             raise MedgenError(f"field '{name}' must be multiples of {unit} for this network. Got {list(size)}.")
@@ -134,21 +173,31 @@ def _write_config(config: TrainConfig, folder: Path) -> None:
 
 
 def _prepare_run(
-    config: TrainConfig, folder: Path, source: Source, device: torch.device, state: Checkpoint | None
+    config: TrainConfig,
+    folder: Path,
+    source: Source,
+    device: torch.device,
+    state: Checkpoint | None,
+    first: Model[Any] | None,
 ) -> _Run:
     """Put the parts of a run together: measured anew, or continued from a checkpoint; nothing is written."""
+    cls = trainer_class(config.family, config.name)
     validation = make_validation_source(config, source)
     origin = open_model(find_model(config.start_from)) if config.start_from and state is None else None
     if state is not None:
-        statistics = _statistics(state)
+        spec = ModelSpec.from_dict(state["spec"], str(folder / CHECKPOINT))
+    elif origin is not None:
+        wanted = ("controls", *cls.measured_fields)
+        measured = {name: getattr(origin.spec, name) for name in wanted if hasattr(origin.spec, name)}
+        spec = cls.make_spec(config, source.people, measured, first.spec if first is not None else None)
     else:
-        statistics = measure(config, source) if origin is None else _statistics(vars(origin.spec))
-    spec = make_spec(config, source.people, **statistics)
-    network = initial_network(spec, config.seed)
+        spec = cls.plan(config, source, first)
+    networks = cls.build(config, spec, first)
     if origin is not None:
-        _check_origin(spec, origin.spec)
-        network.load_state_dict(origin.state)
-    network = network.to(device)
+        _check_origin(spec, origin, cls.origin_fields)
+        for name, weights in split_state(spec.networks(), origin.state).items():
+            networks[name].load_state_dict(weights)
+    networks = {name: network.to(device) for name, network in networks.items()}
     start = state["step"] if state is not None else 0
     loader: DataLoader[Any] = DataLoader(
         Items(source, config),
@@ -159,31 +208,21 @@ def _prepare_run(
         persistent_workers=False,
         generator=torch.Generator(),  # else the loader draws from the global one; no item depends on it
     )
-    denoiser = Preconditioned(network, config.prediction_type, spec.sigma_data)
-    trainer = DiffusionTrainer(config, Codec(spec), denoiser, loader, device, start)
+    trainer = cls(config, spec, networks, loader, device, start)
     if state is not None:
         trainer.load_state_dict_of_run(state)
-    return _Run(folder, spec, trainer, validation, device)
+    return _Run(folder, trainer, validation, state["seconds"] if state is not None else 0.0)
 
 
-def _check_origin(spec: ModelSpec, origin: ModelSpec) -> None:
+def _check_origin(spec: ModelSpec, origin: ModelFiles, names: Sequence[str]) -> None:
     """Refuse to continue from a model that another network or another encoding belongs to."""
-    for name in ORIGIN_FIELDS:
-        wanted, found = getattr(spec, name), getattr(origin, name)
+    for name in ("family", *names):
+        wanted, found = getattr(spec, name, None), getattr(origin.spec, name, None)
         if wanted != found:
             raise MedgenError(
-                f"start_from '{origin.name}': its {name} is {short(found)}, the configuration's {short(wanted)}. "
+                f"start_from '{origin.spec.name}': its {name} is {short(found)}, the configuration's {short(wanted)}. "
                 "Make them equal, or start anew."
             )
-
-
-def _statistics(content: Mapping[str, Any]) -> Statistics:
-    """The measured part of a checkpoint, or of the fields of a specification."""
-    return Statistics(
-        channel_mean=content["channel_mean"],
-        channel_std=content["channel_std"],
-        label_intensities=content["label_intensities"],
-    )
 
 
 class _Run:
@@ -191,21 +230,23 @@ class _Run:
 
     Args:
         folder: of what it writes.
-        spec: of the model that results.
         trainer: at its first step or at that of a checkpoint.
         validation: of the pictures.
-        device: where to train.
+        seconds: spent on the steps before.
     """
 
-    def __init__(
-        self, folder: Path, spec: ModelSpec, trainer: DiffusionTrainer, validation: Source, device: torch.device
-    ) -> None:
+    def __init__(self, folder: Path, trainer: RunTrainer[Any, Any], validation: Source, seconds: float) -> None:
         self.folder = folder
-        self.spec = spec
         self.trainer = trainer
         self.validation = validation
-        self.device = device
         self.config = trainer.config
+        self.seconds_before = seconds
+        self.began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the steps so far, earlier runs counted in."""
+        return self.seconds_before + time.monotonic() - self.began
 
     def go(self, progress: bool) -> None:
         """Train to the last step."""
@@ -246,19 +287,17 @@ class _Run:
         Raises:
             MedgenError: a weight is not finite; the checkpoint before stays.
         """
-        if not all(bool(torch.isfinite(p).all()) for p in self.trainer.network.parameters()):
+        weights = (p for network in self.trainer.networks.values() for p in network.parameters())
+        if not all(bool(torch.isfinite(p).all()) for p in weights):
             raise not_finite(self.trainer.steps_done, "weights", "not finite")
         content: Checkpoint = {
             **self.trainer.state_dict_of_run(),
-            **_statistics(vars(self.spec)),
+            "spec": self.trainer.spec.to_dict(),
             "config": self.config.to_dict(),
             "threads": torch.get_num_threads(),
+            "seconds": self.seconds,
         }
         save_checkpoint(self.folder, content)
-
-    def model(self) -> GenerativeModel:
-        """The averaged weights as a model."""
-        return GenerativeModel(self.spec, self.trainer.ema.network, self.device)
 
     def picture(self, step: int) -> None:
         """Validation picture: conditioning, sample and truth of a fixed item.
@@ -270,182 +309,14 @@ class _Run:
 
         item = Items(self.validation, self.config, "validation")[0]
         path = self.folder / "pictures" / f"step_{step:07d}.png"
-        validation_picture(self.model(), item, path, derive_seed(self.config.seed, "validation"))
+        validation_picture(self.trainer.model(), item, path, derive_seed(self.config.seed, "validation"))
 
     def save(self) -> Path:
-        """Write ``model/``."""
+        """Write ``model/``, and how long the training took to ``run.json``."""
         target = self.folder / "model"
-        save_model(target, self.spec, self.trainer.ema.network.state_dict(), overwrite=True)
+        save_model(target, self.trainer.final_spec(), joined_state(self.trainer.kept()), overwrite=True)
+        write_json(self.folder / RECORD, {"steps": self.trainer.steps_done, "minutes": round(self.seconds / 60, 2)})
         return target
-
-
-def initial_network(spec: ModelSpec, seed: int) -> torch.nn.Module:
-    """The untrained network, its weights a function of the seed alone; the global generators stay as they are."""
-    with torch.random.fork_rng(devices=[]):  # torch.manual_seed would seed the GPUs too, which are not put back
-        torch.default_generator.manual_seed(derive_seed(seed, "weights"))
-        return build_network(spec.network, spec.name)
-
-
-def make_spec(
-    config: TrainConfig,
-    people: int,
-    channel_mean: Sequence[float] | None = None,
-    channel_std: Sequence[float] | None = None,
-    label_intensities: LabelIntensities | None = None,
-) -> ModelSpec:
-    """The specification of the model that a configuration trains; channels in and out filled in.
-
-    Args:
-        config: of the run.
-        people: how many it is trained on.
-        channel_mean: of each packed diffused channel; 0 if left out.
-        channel_std: likewise; 1 if left out.
-        label_intensities: see :class:`ModelSpec`; mean 0 and deviation 1 if left out.
-
-    Raises:
-        MedgenError: an unknown or wrong argument of the network, or channels that do not suit the task.
-    """
-    population = config.data == POPULATION
-    grid = {"spacing": list(config.grid.spacing), "size": list(config.grid.size)}
-    label_source = (
-        {"population": {**grid, **config.population}} if population and config.task == "label_to_image" else None
-    )
-    shared: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in [
-            "name",
-            "version",
-            "task",
-            "grid",
-            "sampling",
-            "prediction_type",
-            "packing",
-            "label_channels",
-            "label_dropout",
-            "label_encoding",
-            "label_distance_mm",
-            "reference",
-            "correlation_mm",
-            "intensity",
-            "modality",
-            "body_part",
-            "licence",
-            "authors",
-            "copyright",
-            "description",
-            "intended_use",
-        ]
-    }
-    training = {
-        "data": config.data if population else "files",
-        "people": people,
-        "steps": config.steps,
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "config_sha256": config.sha256(),
-    }
-    network = complete_network(config)
-    diffused = network["out_channels"]
-    if label_intensities is None:
-        label_intensities = (
-            [((0.0, 1.0),) * DEPTHS] * (1 + len(config.label_channels)) if config.reference == "label_means" else []
-        )
-    spec = ModelSpec(
-        **shared,
-        network=network,
-        channel_mean=tuple(channel_mean or [0.0] * diffused),
-        channel_std=tuple(channel_std or [1.0] * diffused),
-        label_intensities=tuple(tuple(label) for label in label_intensities),
-        label_source=label_source,
-        training=training,
-    )
-    with torch.random.fork_rng(devices=[]):
-        build_network(spec.network, config.name)  # wrong arguments are refused here, before anything is trained
-    return spec
-
-
-def complete_network(config: TrainConfig) -> dict[str, Any]:
-    """``config.net`` with ``spatial_dims`` and the channels that task and packing imply."""
-    dims = len(config.grid.size)
-    factor = 2**dims if config.packing == "haar" else 1
-    labels = len(config.label_channels)
-    diffused = (1 + (labels if config.task == "joint" else 0)) * factor
-    condition = (2 if config.task == "inpaint" else labels) * factor + bool(config.label_dropout)
-    channels = {"spatial_dims": dims, "in_channels": diffused, "out_channels": diffused}
-    if config.net["_target_"] == "ConditionalUNet":
-        channels["condition_channels"] = condition
-    else:
-        channels["in_channels"] = diffused + condition
-    for key, value in channels.items():
-        if config.net.get(key, value) != value:
-            raise MedgenError(f"field 'net.{key}' must be {value} for this task. Got {config.net[key]}. Leave it out.")
-    return {**config.net, **channels}
-
-
-def measure(config: TrainConfig, source: Source) -> Statistics:
-    """Statistics of a fixed draw of items: of the image within each label, then of each diffused channel.
-
-    For task ``inpaint`` of the packed voxels that hold a voxel of a hole.
-
-    Raises:
-        MedgenError: none of the holes drawn holds the centre of a voxel.
-    """
-    items = Items(source, config, "statistics")
-    drawn = [items[index] for index in range(STATISTICS_ITEMS)]
-    intensities = measure_labels(config, source, drawn) if config.reference == "label_means" else ()
-    codec = Codec(make_spec(config, source.people, label_intensities=intensities))
-    channels = codec.spec.diffused_channels
-    total, square, voxels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0.0
-    for item in drawn:
-        batch = {key: value[None] for key, value in item.items()}
-        if config.task == "inpaint":
-            given = codec.given_hole(batch["image"], batch["inpaint_mask"])
-        else:
-            given = codec.given_label(batch["label"])
-        raw = codec.raw(batch["image"], given, batch["label"])[0].double()
-        counted = torch.ones(raw.shape[1:], dtype=torch.bool)
-        if config.task == "inpaint":
-            counted = packed_mask(batch["inpaint_mask"], raw.shape[1:])[0, 0] > 0
-        values = raw[:, counted]
-        total, square, voxels = total + values.sum(1), square + values.square().sum(1), voxels + values.shape[1]
-    if not voxels:
-        raise MedgenError(
-            f"field 'hole_diameter_mm': no voxel lies in any of the first {STATISTICS_ITEMS} holes. Got "
-            f"{list(config.hole_diameter_mm)} on a grid of {list(config.grid.spacing)} mm. Set larger holes."
-        )
-    mean = total / voxels
-    std = (square / voxels - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)
-    return Statistics(channel_mean=mean.tolist(), channel_std=std.tolist(), label_intensities=intensities)
-
-
-def measure_labels(config: TrainConfig, source: Source, drawn: Sequence[Item]) -> LabelIntensities:
-    """Mean of the image within the background and each label channel by depth, and its deviation from those painted.
-
-    A depth at which a label has fewer than ``FEWEST_VOXELS`` voxels has the figures of the depth before it, an absent
-    label those of all labels together.
-    """
-    codec = Codec(make_spec(config, source.people))
-    kinds = [codec.kind(item["label"][None]) for item in drawn]
-    rows = [kind * DEPTHS + depth(kind) - 1 for kind in kinds]
-    image = torch.cat([item["image"].double().flatten() for item in drawn])
-    kind, row = (torch.cat([x.flatten() for x in parts]) for parts in (kinds, rows))
-    labelled = image[kind > 0] if bool((kind > 0).any()) else image
-    count = torch.bincount(row, minlength=DEPTHS * (1 + len(config.label_channels)))
-    mean = _filled(torch.bincount(row, image, minlength=len(count)) / count, count, float(labelled.mean()))
-    error = (image - torch.cat([smoothed(mean[x]).flatten() for x in rows])).square()
-    square = _filled(torch.bincount(row, error, minlength=len(count)) / count, count, float(labelled.var()))
-    deviation = square.sqrt().clamp(min=SMALLEST_DEVIATION)
-    pairs = list(zip(mean.tolist(), deviation.tolist(), strict=True))
-    return tuple(tuple(pairs[i : i + DEPTHS]) for i in range(0, len(pairs), DEPTHS))
-
-
-def _filled(figures: Tensor, count: Tensor, otherwise: float) -> Tensor:
-    """Figures of (label, depth), those of too few voxels replaced as :func:`measure_labels` says."""
-    filled = figures.clone()
-    for row in range(len(filled)):
-        if count[row] < FEWEST_VOXELS:
-            filled[row] = filled[row - 1] if row % DEPTHS else otherwise
-    return filled
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -463,7 +334,7 @@ def _clear_folder(folder: Path, resume: bool) -> None:
     """Clear what a killed run was writing and, unless it goes on, what a run before left (nothing else is touched)."""
     remove_leftovers(folder)
     if not resume:
-        for name in (CHECKPOINT, CONFIG):
+        for name in (CHECKPOINT, CONFIG, RECORD):
             (folder / name).unlink(missing_ok=True)
         for name in ("logs", "pictures", "model"):
             shutil.rmtree(folder / name, ignore_errors=True)

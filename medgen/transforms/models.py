@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from medgen.checks import MedgenError, nearest
 from medgen.models.device import resolve_device
 
 if TYPE_CHECKING:
-    from medgen.models.generative import GenerativeModel
+    from medgen.models.base import Model
     from medgen.models.specification import ModelSpec
 
 __all__ = ["map_label_ids", "process_model", "resolve_label_map"]
 
 
-def process_model(name: str | os.PathLike[str], device: str, caller: str) -> GenerativeModel:
+def process_model(name: str | os.PathLike[str], device: str, caller: str) -> Model[Any]:
     """The model of a name and device, loaded at its first use in this process.
 
     Args:
@@ -37,7 +37,7 @@ def process_model(name: str | os.PathLike[str], device: str, caller: str) -> Gen
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, device: str) -> GenerativeModel:
+def _load(name: str, device: str) -> Model[Any]:
     from medgen.models.bundled import load_model
 
     return load_model(name, device=device)

@@ -21,7 +21,7 @@ from medgen.anatomy.labels import TISSUES
 from medgen.io.atomic import atomic_path
 from medgen.metrics import label_means, paint_labels, variation
 from medgen.models.bundled import load_model
-from medgen.models.generative import GenerativeModel
+from medgen.models.diffusion_model import DiffusionModel
 from tests.bench.cases import BRAIN_TISSUES, Array, Case, make_case, population_of, training_seed, unseen_seed
 from tests.bench.classifier import patch_auc
 from tests.bench.figures import (
@@ -40,7 +40,7 @@ MODEL, NETWORK_FREE, MEANS, REGRESSION = "model", "partial volume + noise", "lab
 
 
 def brain_truth(
-    model: GenerativeModel,
+    model: DiffusionModel,
     folder: Path,
     subjects: int = 20,
     training_subjects: int = 20,
@@ -95,7 +95,7 @@ def brain_truth(
 
 
 def variety(
-    model: GenerativeModel, regression: Regression, means: Array, case: Case, seeds: int
+    model: DiffusionModel, regression: Regression, means: Array, case: Case, seeds: int
 ) -> dict[str, dict[str, float]]:
     """Voxel-wise standard deviation over seeds per brain tissue, over the real residual texture's.
 

@@ -17,7 +17,7 @@ from medgen.anatomy.population import Population, _code_table, _source
 from medgen.diffusion.randomness import derive_seed, generators
 from medgen.metrics import band_powers, label_means, soft_window
 from medgen.models.codec import Codec
-from medgen.models.generative import GenerativeModel
+from medgen.models.diffusion_model import DiffusionModel
 from medgen.models.specification import ModelSpec
 from medgen.networks.registry import build_network
 from medgen.trainers.data import random_window
@@ -212,7 +212,7 @@ def _patches(cases: Sequence[Case], indices: range, size: int) -> tuple[Tensor, 
     return torch.stack(images), torch.stack(labels)
 
 
-def sample_image(model: GenerativeModel, case: Case, seed: int, **settings: object) -> Array:
+def sample_image(model: DiffusionModel, case: Case, seed: int, **settings: object) -> Array:
     """The model's image for the label map of a case, ``(X, Y, Z)``."""
     made = model.sample(label=case.label, seed=seed, **settings)  # type: ignore[arg-type]
     image: NDArray[np.float64] = made[0]["image"].as_tensor()[0].double().numpy()

@@ -36,7 +36,7 @@ from medgen.metrics import (
     radiomic_features,
     standardise,
 )
-from medgen.models.generative import GenerativeModel
+from medgen.models.diffusion_model import DiffusionModel
 from medgen.trainers.config import TrainConfig, load_config
 from medgen.trainers.data import FileSource, find_pairs, is_held_out
 from tests.bench.brain_truth import write_json
@@ -65,7 +65,7 @@ class People:
     config: TrainConfig
 
 
-def load_people(model: GenerativeModel, data: Path, limit: int | None = None) -> People:
+def load_people(model: DiffusionModel, data: Path, limit: int | None = None) -> People:
     """Training and held-out people as the trainer prepares them.
 
     Args:
@@ -209,7 +209,7 @@ def neighbours(people: People, samples: Sequence[Volume]) -> dict[str, Any]:
 
 
 def generate(
-    model: GenerativeModel, count: int, labels: Sequence[NDArray[np.int16]] | None = None, **settings: Any
+    model: DiffusionModel, count: int, labels: Sequence[NDArray[np.int16]] | None = None, **settings: Any
 ) -> list[Volume]:
     """Unconditional samples, or one for each of the first ``count`` labels."""
     if labels is None:
@@ -220,8 +220,8 @@ def generate(
     return [_volume(subject["image"].as_tensor(), subject["label"].as_tensor()) for subject in made]
 
 
-def medgen_label(model: GenerativeModel, label: NDArray[np.int16]) -> Any:
-    """A label ``(X, Y, Z)`` as the MetaTensor that :meth:`GenerativeModel.sample` takes."""
+def medgen_label(model: DiffusionModel, label: NDArray[np.int16]) -> Any:
+    """A label ``(X, Y, Z)`` as the MetaTensor that :meth:`DiffusionModel.sample` takes."""
     from monai.data import MetaTensor
 
     return MetaTensor(torch.from_numpy(label.copy())[None], affine=np.diag([*model.spec.grid.spacing, 1.0]))
@@ -255,7 +255,7 @@ def picture(rows: dict[str, Sequence[Volume]], path: Path, columns: int = 6) -> 
 
 
 def hippocampus_bench(
-    model: GenerativeModel,
+    model: DiffusionModel,
     data: Path,
     output: Path,
     samples: int = 48,
@@ -275,7 +275,7 @@ def hippocampus_bench(
         segmenter_steps: of training.
         limit: use only so many people of either kind.
         repeats: bootstrap draws.
-        **settings: of :meth:`GenerativeModel.sample`.
+        **settings: of :meth:`DiffusionModel.sample`.
     """
     people = load_people(model, data, limit)
     network = segmenter(people, output.with_name("segmenter.pt"), segmenter_steps)

@@ -19,7 +19,7 @@ from medgen.anatomy.labels import TISSUES
 from medgen.diffusion.samplers import evaluations
 from medgen.metrics import label_means
 from medgen.models.bundled import load_model
-from medgen.models.generative import GenerativeModel
+from medgen.models.diffusion_model import DiffusionModel
 from tests.bench.brain_truth import write_json
 from tests.bench.cases import Array, Case, central_window, make_case, population_of, training_seed, unseen_seed
 from tests.bench.figures import Figures, measure
@@ -40,7 +40,7 @@ ALLOWED_SHARE = 1 / 25
 
 
 def samplers_table(
-    model: GenerativeModel,
+    model: DiffusionModel,
     subjects: int = 3,
     size: int | None = None,
     grid: dict[str, tuple[int, ...]] | None = None,
@@ -79,7 +79,7 @@ def samplers_table(
     return found
 
 
-def _row(model: GenerativeModel, sampler: str, steps: int, cases: Sequence[Case], means: Array) -> dict[str, Any]:
+def _row(model: DiffusionModel, sampler: str, steps: int, cases: Sequence[Case], means: Array) -> dict[str, Any]:
     start, used = time.perf_counter(), time.process_time()
     images = [sample_image(model, case, k, sampler=sampler, num_inference_steps=steps) for k, case in enumerate(cases)]
     count = len(cases)
@@ -95,7 +95,7 @@ def _row(model: GenerativeModel, sampler: str, steps: int, cases: Sequence[Case]
     }
 
 
-def _verdicts(model: GenerativeModel, rows: Sequence[dict[str, Any]]) -> dict[str, bool]:
+def _verdicts(model: DiffusionModel, rows: Sequence[dict[str, Any]]) -> dict[str, bool]:
     """The default against DDPM-1000: at most 1/25 of its evaluations, and every target met that it meets."""
     default = model.spec.sampling
     own = evaluations(default.sampler, default.num_inference_steps)

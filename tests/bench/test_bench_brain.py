@@ -10,7 +10,7 @@ import torch
 
 from medgen.anatomy.labels import CHANNELS, TISSUES
 from medgen.metrics import label_means, paint_labels
-from medgen.models.generative import GenerativeModel
+from medgen.models.diffusion_model import DiffusionModel
 from medgen.models.specification import ModelSpec
 from medgen.networks.registry import build_network
 from tests.bench.brain_truth import brain_truth, write_json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.bench
 
 
 @pytest.fixture(scope="module")
-def model() -> GenerativeModel:
+def model() -> DiffusionModel:
     grid = {"spacing": [2.0, 2.0, 2.0], "size": [48, 48, 48]}
     network = {"_target_": "ConditionalUNet", "spatial_dims": 3, "in_channels": 8, "out_channels": 8}
     content = {
@@ -47,10 +47,10 @@ def model() -> GenerativeModel:
         },
     }
     spec = ModelSpec.from_dict({"format": 1, **content})
-    return GenerativeModel(spec, build_network(spec.network).eval(), torch.device("cpu"))
+    return DiffusionModel(spec, {"denoiser": build_network(spec.network).eval()}, torch.device("cpu"))
 
 
-def test_known_images_have_known_figures(model: GenerativeModel) -> None:
+def test_known_images_have_known_figures(model: DiffusionModel) -> None:
     population = population_of(model.spec)
     case = make_case(population, unseen_seed(0))
     training = [make_case(population, training_seed(model.spec, i)) for i in range(3)]
@@ -66,7 +66,7 @@ def test_known_images_have_known_figures(model: GenerativeModel) -> None:
     assert free.passes()["sharpness"]
 
 
-def test_brain_truth_runs(model: GenerativeModel, tmp_path: Path) -> None:
+def test_brain_truth_runs(model: DiffusionModel, tmp_path: Path) -> None:
     found = brain_truth(
         model, tmp_path, 2, training_subjects=2, regression_steps=2, variety_seeds=2, classifier_steps=5
     )
@@ -77,14 +77,14 @@ def test_brain_truth_runs(model: GenerativeModel, tmp_path: Path) -> None:
     write_json(tmp_path / "out.json", found)
 
 
-def test_samplers_table_runs(model: GenerativeModel, tmp_path: Path) -> None:
+def test_samplers_table_runs(model: DiffusionModel, tmp_path: Path) -> None:
     found = samplers_table(model, 1, 32, grid={"dpmpp_2m": (2,), "heun": (1,)}, longest_subjects=0)
     assert [row["evaluations"] for row in found["rows"]] == [2, 1]
     assert found["verdicts"] == {"evaluations": True}
     write_json(tmp_path / "out.json", found)
 
 
-def test_a_crop_keeps_its_place(model: GenerativeModel) -> None:
+def test_a_crop_keeps_its_place(model: DiffusionModel) -> None:
     case = make_case(population_of(model.spec), unseen_seed(1))
     window = central_window(case, 32)
     part = case.crop(window)

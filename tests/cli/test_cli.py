@@ -175,12 +175,12 @@ def test_models_lists_and_fails_on_a_damaged_one(tmp_path: Path, monkeypatch: py
     from medgen.models.bundled import ModelSummary
 
     good = ModelSummary(
-        "good", tmp_path / "good", "1.0.0", "joint", "T1w", (1, 1, 1), (8, 8, 8), 10, 20, "CC0", "ab" * 32
+        "good", tmp_path / "good", "1.0.0", "diffusion", "joint", "T1w", (1, 1, 1), (8, 8, 8), 10, 20, "CC0", "ab" * 32
     )
     monkeypatch.setattr("medgen.models.bundled.describe_models", lambda folder: [good])
     result = run("models", "-o", tmp_path / "list.json")
     assert result.exit_code == 0
-    assert "good 1.0.0  joint, T1w, 8 x 8 x 8 voxels of 1 x 1 x 1 mm" in result.stdout
+    assert "good 1.0.0  diffusion, joint, T1w, 8 x 8 x 8 voxels of 1 x 1 x 1 mm" in result.stdout
     assert json.loads((tmp_path / "list.json").read_text())[0]["name"] == "good"
     assert json.loads(run("models", "--json").stdout)[0]["parameters"] == 10
     bad = ModelSummary("bad", tmp_path / "bad", problem="weights are damaged")

@@ -127,7 +127,7 @@ def error_within(sampler: Sampler, calls: int, data: GaussianData, x: Tensor, sc
     return data.error(sampler(data.denoise, x, sigmas), data.flow(x, sigma_max, 0.0))
 
 
-def exact_variances(sampler: Sampler, sigmas: Tensor, variances: Tensor) -> Tensor:
+def exact_variances(sampler: Sampler, sigmas: Tensor, variances: Tensor, distilled: bool = False) -> Tensor:
     """Variances that a stochastic sampler gives, without sampling error.
 
     On centred Gaussian data every sampler is linear in its start and its noises. The last axis of the state holds the
@@ -137,6 +137,7 @@ def exact_variances(sampler: Sampler, sigmas: Tensor, variances: Tensor) -> Tens
         sampler: any entry of ``SAMPLERS``.
         sigmas: levels of the run.
         variances: of the data, ``(d,)``.
+        distilled: give the sampler the flow's end instead of the expected clean sample.
     """
     x = torch.zeros(1, 1, len(variances), len(sigmas) + 1, dtype=torch.float64)
     x[..., 0] = (variances + sigmas[0] ** 2).sqrt()
@@ -150,7 +151,8 @@ def exact_variances(sampler: Sampler, sigmas: Tensor, variances: Tensor) -> Tens
         return noise
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return x * (variances / (variances + sigma[0] ** 2))[:, None]
+        share = variances / (variances + sigma[0] ** 2)
+        return x * (share.sqrt() if distilled else share)[:, None]
 
     with mock.patch("medgen.diffusion.samplers.randn", unit):
         result = sampler(denoise, x, sigmas, generators=generators([0]))
@@ -163,8 +165,8 @@ def deterministic() -> list[Sampler]:
 
 
 def stochastic() -> list[Sampler]:
-    """The samplers of the table that draw noise."""
-    return [sampler for sampler in SAMPLERS.values() if not sampler.deterministic]
+    """The samplers of the table that draw noise and converge, given a denoiser."""
+    return [sampler for sampler in SAMPLERS.values() if not sampler.deterministic and sampler.order > 0]
 
 
 def variance_convergence(sampler: Sampler, steps: Sequence[int] = (64, 96, 128, 192, 256)) -> tuple[list[float], float]:

@@ -81,6 +81,14 @@ def test_samples_have_the_right_variance(sampler: Sampler) -> None:
     assert (along.mean(0).abs() < 4 * (data.variances / len(along)).sqrt()).all()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_consistency_is_exact_at_every_number_of_steps(steps: int) -> None:
+    """From the flow's own start, whose variance is ``variances + sigmas[0]**2``, with the end of that flow."""
+    variances = GaussianData.spread().variances
+    found = exact_variances(SAMPLERS["consistency"], logsnr_sigmas(steps, 0.3, 20.0), variances, distilled=True)
+    assert torch.allclose(found, variances)
+
+
 def test_exact_variances_agree_with_sampling() -> None:
     variances = torch.tensor([0.1, 1.0], dtype=torch.float64)
     data = GaussianData(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), variances)

@@ -35,4 +35,10 @@ run() { # name, configuration, overrides
 run brain_t1 configs/brain_t1.yaml
 run brain_t1_inpaint configs/brain_t1_inpaint.yaml
 [ -n "$hippocampus" ] && run hippocampus configs/hippocampus.yaml "data=$hippocampus"
+families="rectified_flow wavelet_diffusion autoencoder_kl latent_diffusion cascade_diffusion vqvae vq_transformer \
+    stylegan2 stylegan3d spade class_conditional attribute_conditional text_conditional mask_conditional controlnet \
+    consistency_distillation"
+for name in ${FAMILIES:-$families}; do # FAMILIES="": none; FAMILIES="stylegan3d spade": these
+    [ -n "$hippocampus" ] && run "$name" "configs/$name.yaml" "data=$hippocampus"
+done
 ls -l "$out"

@@ -62,6 +62,19 @@ def test_shape_features_in_mm() -> None:
     assert found["label_2_surface"] == 1
 
 
+def test_a_slice_has_the_features_of_two_axes() -> None:
+    generator = np.random.default_rng(6)
+    image, label = generator.random((16, 12)), np.zeros((16, 12), int)
+    label[4:12, 3:9] = 1
+    found = named_radiomic_features(image, label, label_ids=(1,), spacing=(0.5, 2))
+    assert found["label_1_size"] == pytest.approx((48 * 0.5 * 2) ** 0.5)
+    assert [found[f"label_1_extent_{axis}"] for axis in "xy"] == [4, 12]
+    assert [found[f"label_1_centre_{axis}"] for axis in "xy"] == [7.5 / 16, 5.5 / 12]
+    assert not [name for name in found if name.endswith("_z")]
+    noise = named_radiomic_features(generator.random((16, 12)))
+    assert noise["cooccurrence_correlation_1"] < 0.3
+
+
 def test_bands_tell_noise_from_blobs() -> None:
     from scipy.ndimage import gaussian_filter
 
@@ -87,7 +100,9 @@ def test_variation_within_groups() -> None:
 
 def test_features_refuse_what_is_no_volume() -> None:
     with pytest.raises(MedgenError, match="X, Y, Z"):
-        radiomic_features(np.ones((4, 4)))
+        radiomic_features(np.ones((4, 4, 4, 4)))
+    with pytest.raises(MedgenError, match="spacing must have 2 entries"):
+        radiomic_features(np.ones((4, 4)), spacing=(1, 1, 1))
     with pytest.raises(MedgenError, match="shape"):
         radiomic_features(np.ones((4, 4, 4)), np.ones((4, 4, 5)))
     with pytest.raises(MedgenError, match="finite"):

@@ -16,13 +16,13 @@ from medgen.checks import MedgenError
 from medgen.diffusion.samplers import SAMPLERS
 from medgen.models import ModelSpec, save_model
 from medgen.models.codec import Codec, depth, signed_distance
-from medgen.models.generative import GenerativeModel
+from medgen.models.diffusion_model import DiffusionModel
 from medgen.networks import build_network
 
 NETWORK = {"_target_": "ConditionalUNet", "channels": [8, 16], "condition_embedding": 4, "spatial_dims": 3}
 
 
-def make(task: str, dropout: float = 0.0, seed: int = 0) -> GenerativeModel:
+def make(task: str, dropout: float = 0.0, seed: int = 0) -> DiffusionModel:
     """A small model with random weights (the last layer too, which starts at zero)."""
     diffused = {"label_to_image": 8, "joint": 24, "inpaint": 8}[task]
     condition = 16 + (1 if dropout else 0)
@@ -53,7 +53,7 @@ def make(task: str, dropout: float = 0.0, seed: int = 0) -> GenerativeModel:
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
-    return GenerativeModel(spec, network, torch.device("cpu"), "0" * 64)
+    return DiffusionModel(spec, {"denoiser": network}, torch.device("cpu"), "0" * 64)
 
 
 def label(seed: int = 0) -> MetaTensor:
@@ -233,7 +233,7 @@ def test_the_mean_adds_a_share_of_what_was_learnt_to_the_reference(weight: float
     means = []
     for settings in (model.spec.sampling, sampling):
         chosen = dataclasses.replace(model.spec, sampling=settings, reference="continuation")
-        trained = GenerativeModel(chosen, model.denoiser.network, torch.device("cpu"))
+        trained = DiffusionModel(chosen, {"denoiser": model.denoiser.network}, torch.device("cpu"))
         given = trained.codec.given_hole(ramp, mask)
         means.append(trained.mean(given, [1, 2]) - given.center)
     torch.testing.assert_close(means[1], weight * means[0])

@@ -23,6 +23,13 @@ UNET: dict[str, Any] = {
     "norm_num_groups": 4,
 }
 # every registered network enrols itself here: a new one without an example fails
+CODER = {
+    "spatial_dims": 3, "in_channels": 1, "out_channels": 1, "num_res_blocks": [1, 1], "norm_num_groups": 4,
+    "attention_levels": [False, False],
+}  # fmt: skip
+MAISI = {key: value for key, value in UNET.items() if key not in ("channels", "out_channels")} | {
+    "num_channels": UNET["channels"]
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "DiffusionModelUNet": UNET,
     "ConditionalUNet": {
@@ -35,6 +42,47 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "UNet": {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": [8, 16], "strides": [2]},
     "BasicUNet": {"spatial_dims": 3, "out_channels": 1, "features": [8, 8, 16, 16, 16, 8]},
+    "ControlEncoder": {"context_dim": 8, "classes": [2, 3], "numbers": 1, "text_dim": 6},
+    "ControlUNet": {"spatial_dims": 2, "in_channels": 1, "control_channels": 3, "channels": [8, 16]},
+    "ControlNet": {
+        **{key: value for key, value in UNET.items() if key != "out_channels"},
+        "conditioning_embedding_num_channels": [8],
+    },
+    "StyleGenerator": {"spatial_dims": 3, "out_channels": 2, "size": [5, 6, 7], "channels": [4, 8]},
+    "StyleDiscriminator": {"spatial_dims": 3, "in_channels": 2, "size": [5, 6, 7], "channels": [4, 8]},
+    "PatchDiscriminator": {"spatial_dims": 2, "in_channels": 1, "channels": 8, "num_layers_d": 2},
+    "SpadeGenerator": {"spatial_dims": 2, "label_channels": 2, "out_channels": 1, "size": [9, 8], "channels": [4, 8]},
+    "ResNetGenerator": {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": [4, 8]},
+    "UNetGenerator": {"spatial_dims": 3, "in_channels": 2, "out_channels": 1, "channels": [4, 8]},
+    "AutoencoderKL": CODER | {"channels": [8, 16]},
+    "VQVAE": {"spatial_dims": 3, "in_channels": 1, "out_channels": 1},
+    "DecoderOnlyTransformer": {
+        "num_tokens": 7,
+        "max_seq_len": 9,
+        "attn_layers_dim": 8,
+        "attn_layers_depth": 1,
+        "attn_layers_heads": 2,
+    },
+    "SPADEDiffusionModelUNet": UNET | {"label_nc": 3},
+    "SPADEAutoencoderKL": CODER | {"channels": [8, 16], "label_nc": 3},
+    "AutoencoderKlMaisi": CODER | {"num_channels": [8, 16]},
+    "DiffusionModelUNetMaisi": MAISI | {"out_channels": 1},
+    "ControlNetMaisi": MAISI | {"conditioning_embedding_num_channels": [8]},
+    "DiffusersUNet": {
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 1,
+        "channels": [8, 16],
+        "config": {"norm_num_groups": 4, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2},
+    },
+    "DiffusersAutoencoderKL": {
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 1,
+        "channels": [8],
+        "latent_channels": 2,
+        "config": {"norm_num_groups": 4},
+    },
 }
 
 

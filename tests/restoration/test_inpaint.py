@@ -15,14 +15,14 @@ from monai.data import MetaTensor
 from medgen.checks import MedgenError
 from medgen.cohort import contact_sheet
 from medgen.geometry import ModelGrid
-from medgen.models.generative import GenerativeModel
+from medgen.models.diffusion_model import DiffusionModel
 from medgen.models.specification import ModelSpec
 from medgen.networks import build_network
 from medgen.restoration.inpaint import blended, inpaint, inpaint_file, surroundings
 
 
 @pytest.fixture(scope="module")
-def model() -> GenerativeModel:
+def model() -> DiffusionModel:
     """A small inpainting model with untrained weights."""
     spec = ModelSpec.from_dict(
         {
@@ -53,7 +53,9 @@ def model() -> GenerativeModel:
         }
     )
     torch.manual_seed(0)
-    return GenerativeModel(spec, build_network(spec.network).eval().requires_grad_(False), torch.device("cpu"))
+    return DiffusionModel(
+        spec, {"denoiser": build_network(spec.network).eval().requires_grad_(False)}, torch.device("cpu")
+    )
 
 
 def scan(affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[MetaTensor, MetaTensor]:
@@ -67,11 +69,13 @@ def scan(affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[MetaTensor, M
 
 
 @pytest.fixture(scope="module")
-def continuing(model: GenerativeModel) -> GenerativeModel:
+def continuing(model: DiffusionModel) -> DiffusionModel:
     """One that diffuses around the continuation of the surroundings."""
     spec = dataclasses.replace(model.spec, reference="continuation", channel_mean=(0.0,) * 8)
     torch.manual_seed(0)
-    return GenerativeModel(spec, build_network(spec.network).eval().requires_grad_(False), torch.device("cpu"))
+    return DiffusionModel(
+        spec, {"denoiser": build_network(spec.network).eval().requires_grad_(False)}, torch.device("cpu")
+    )
 
 
 AFFINES = {
@@ -83,7 +87,7 @@ AFFINES = {
 
 @pytest.mark.parametrize("name", AFFINES)
 @pytest.mark.parametrize("mode", ["mean", "sample"])
-def test_outside_is_untouched_and_inside_is_filled(model: GenerativeModel, name: str, mode: str) -> None:
+def test_outside_is_untouched_and_inside_is_filled(model: DiffusionModel, name: str, mode: str) -> None:
     image, hole = scan(AFFINES[name], (31, 26, 20))
     before = image.as_tensor().clone()
     filled = inpaint(image, hole, model, mode, seed=3)
@@ -98,7 +102,7 @@ def test_outside_is_untouched_and_inside_is_filled(model: GenerativeModel, name:
     assert torch.equal(again.as_tensor(), filled.as_tensor())
 
 
-def test_what_lay_in_the_hole_is_never_looked_at(model: GenerativeModel) -> None:
+def test_what_lay_in_the_hole_is_never_looked_at(model: DiffusionModel) -> None:
     image, hole = scan(AFFINES["lps"], (31, 26, 20))
     other = image.clone()
     other[hole > 0] = 1e6
@@ -116,7 +120,7 @@ def test_blending_joins_a_constant_offset_at_the_edge_and_leaves_an_exact_fill_a
     assert np.abs(shifted - truth)[10, 10, 10] > 5  # ... and the middle is the model's
 
 
-def test_file_keeps_header_type_and_every_stored_number_outside(model: GenerativeModel, tmp_path: Path) -> None:
+def test_file_keeps_header_type_and_every_stored_number_outside(model: DiffusionModel, tmp_path: Path) -> None:
     image, hole = scan(AFFINES["oblique"], (31, 26, 20))
     source = nib.Nifti1Image(image[0].numpy().round().astype(np.int16), AFFINES["oblique"])
     source.header["descrip"] = b"scanner text"
@@ -133,7 +137,7 @@ def test_file_keeps_header_type_and_every_stored_number_outside(model: Generativ
         inpaint_file(tmp_path / "scan.nii.gz", tmp_path / "hole.nii.gz", tmp_path / "out.nii.gz", model=model)
 
 
-def test_bad_holes_are_refused(model: GenerativeModel) -> None:
+def test_bad_holes_are_refused(model: DiffusionModel) -> None:
     image, hole = scan(AFFINES["ras"], (16, 16, 16))
     cases = {
         "empty": hole * 0,
@@ -174,10 +178,10 @@ def test_beyond_the_scan_stands_the_nearest_known_value() -> None:
     assert not told.hole[~reached].any()
 
 
-def test_a_hole_on_the_face_of_air_is_filled_with_air(continuing: GenerativeModel) -> None:
+def test_a_hole_on_the_face_of_air_is_filled_with_air(continuing: DiffusionModel) -> None:
     volume, hole, _ = on_the_face()
     mask = MetaTensor(hole.float(), affine=volume.affine)
-    nothing_learnt = continuing.__class__(continuing.spec, _Zero(), torch.device("cpu"))
+    nothing_learnt = continuing.__class__(continuing.spec, {"denoiser": _Zero()}, torch.device("cpu"))
     filled = inpaint(volume, mask, nothing_learnt).as_tensor()
     assert (filled[hole] + 1000).abs().max() < 20  # what is left of the noise; tissue would be 1040 away
 
@@ -200,7 +204,7 @@ def test_equal_grids_keep_the_hole_and_the_scan() -> None:
     torch.testing.assert_close(back[known], wanted[known], atol=0.05, rtol=1e-4)
 
 
-def test_what_lay_in_the_hole_is_never_looked_at_around_a_continuation(continuing: GenerativeModel) -> None:
+def test_what_lay_in_the_hole_is_never_looked_at_around_a_continuation(continuing: DiffusionModel) -> None:
     image, hole = scan(AFFINES["lps"], (31, 26, 20))
     other = image.clone()
     other[hole > 0] = float("nan")
@@ -216,7 +220,7 @@ def files(folder: Path) -> dict[str, Path]:
     return {"image": folder / "scan.nii.gz", "inpaint_mask": folder / "hole.nii.gz", "output": folder / "out.nii.gz"}
 
 
-def test_a_record_says_that_and_how_a_file_was_made(model: GenerativeModel, tmp_path: Path) -> None:
+def test_a_record_says_that_and_how_a_file_was_made(model: DiffusionModel, tmp_path: Path) -> None:
     given = files(tmp_path)
     report = inpaint_file(**given, model=model, mode="sample", samples=2, seed=4)
     assert report.record == tmp_path / "out.json"
@@ -232,7 +236,7 @@ def test_a_record_says_that_and_how_a_file_was_made(model: GenerativeModel, tmp_
 
 @pytest.mark.parametrize("there", ["nothing", "earlier outputs"])
 def test_a_failure_leaves_all_outputs_as_they_were(
-    model: GenerativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+    model: DiffusionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
 ) -> None:
     given = {**files(tmp_path), "picture": tmp_path / "out.png"}
     if there == "earlier outputs":
@@ -248,7 +252,7 @@ def test_a_failure_leaves_all_outputs_as_they_were(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_samples_report_their_steps(model: GenerativeModel) -> None:
+def test_samples_report_their_steps(model: DiffusionModel) -> None:
     image, hole = scan(AFFINES["ras"], (16, 16, 16))
     seen: list[tuple[int, int]] = []
     inpaint(image, hole, model, "sample", samples=2, callback=lambda sample, step: seen.append((sample, step)))

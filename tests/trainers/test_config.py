@@ -8,7 +8,7 @@ import pytest
 
 from medgen.checks import MedgenError
 from medgen.io.configs import shipped_configs
-from medgen.models.specification import ModelSpec
+from medgen.models.diffusion_spec import DiffusionSpec
 from medgen.trainers.config import FREE_TO_CHANGE, changed_keys, load_config
 
 Write = Callable[..., Path]
@@ -102,7 +102,9 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
 
 def test_the_hash_ignores_only_what_cannot_change_the_weights(write_config: Write) -> None:
     base = load_config(write_config())
-    free = load_config(write_config(data="elsewhere", checkpoint_every=7, validate_every=9, num_workers=1))
+    free = load_config(
+        write_config(data="elsewhere", checkpoint_every=7, validate_every=9, num_workers=1, first_stage_model="there")
+    )
     assert base.sha256() == free.sha256()
     assert set(changed_keys(base.to_dict(), free.to_dict())) == set(FREE_TO_CHANGE)
     assert base.sha256() != load_config(write_config(seed=4)).sha256()
@@ -122,17 +124,17 @@ def test_what_goes_together_is_accepted(write_config: Write, changes: dict[str, 
 
 
 def test_lengths_of_the_encoding_reach_the_model(write_config: Write) -> None:
-    from medgen.trainers.run import make_spec
+    from medgen.trainers.run import planned_spec
 
     config = load_config(write_config(correlation_mm=9.0, label_distance_mm=2.5))
-    spec = make_spec(config, 1)
+    spec = planned_spec(config)
     assert (spec.correlation_mm, spec.label_distance_mm) == (9.0, 2.5)
-    plain = make_spec(load_config(write_config()), 1)
+    plain = planned_spec(load_config(write_config()))
     assert plain.to_dict() | {"training": None} == spec.to_dict() | {
         "training": None,
-        "correlation_mm": ModelSpec.correlation_mm,
-        "label_distance_mm": ModelSpec.label_distance_mm,
-    }, "the defaults are those of ModelSpec"
+        "correlation_mm": DiffusionSpec.correlation_mm,
+        "label_distance_mm": DiffusionSpec.label_distance_mm,
+    }, "the defaults are those of the specification"
 
 
 @pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
@@ -141,4 +143,4 @@ def test_every_shipped_configuration_builds_its_network(path: Path) -> None:
 
     from medgen.trainers.run import _check_settings
 
-    _check_settings(load_config(path), torch.device("cpu"))
+    _check_settings(load_config(path), torch.device("cpu"), path)

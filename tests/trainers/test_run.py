@@ -21,22 +21,25 @@ import torch
 from medgen.checks import MedgenError
 from medgen.diffusion.randomness import derive_seed
 from medgen.models import load_model, open_model, read_model
+from medgen.models.codec import VoxelCodec
 from medgen.networks.registry import build_network
 from medgen.trainers import run as trainers_run
 from medgen.trainers import train
+from medgen.trainers.base import initial_network
 from medgen.trainers.checkpoint import Checkpoint, load_checkpoint
-from medgen.trainers.config import Optimisation, TrainConfig, load_config
+from medgen.trainers.config import Optimisation, load_config
 from medgen.trainers.data import Item, Items, make_source
 from medgen.trainers.diffusion import (
     KNOWN_WEIGHT,
     DiffusionTrainer,
-    Ema,
     channel_weight,
     hole_weight,
     label_weight,
-    learning_rate,
 )
-from medgen.trainers.run import initial_network, make_spec, measure, measure_labels
+from medgen.trainers.diffusion_config import DiffusionConfig
+from medgen.trainers.ema import Ema, learning_rate
+from medgen.trainers.run import planned_spec
+from medgen.trainers.statistics import measure_labels
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -53,7 +56,9 @@ def same_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def same_run(a: Path, b: Path) -> bool:
     """Model bytes and everything in the checkpoint but where the data lie."""
     first, second = load_checkpoint(a), load_checkpoint(b)
-    weights = all(same_state(first[part], second[part]) for part in ("network", "ema"))
+    weights = all(
+        same_state(first[part][name], second[part][name]) for part in ("networks", "ema") for name in first[part]
+    )
     files = [folder / "model" / "models" / "model.safetensors" for folder in (a, b)]
     return weights and first["step"] == second["step"] and files[0].read_bytes() == files[1].read_bytes()
 
@@ -78,7 +83,7 @@ def test_a_run_leaves_model_checkpoint_configuration_and_log(uninterrupted: Path
     spec, state = read_model(uninterrupted / "model")
     assert spec.training["people"] == 9
     assert spec.channel_std[0] > 0
-    assert same_state(state, load_checkpoint(uninterrupted)["ema"]), "the model is the averaged network"
+    assert same_state(state, load_checkpoint(uninterrupted)["ema"]["denoiser"]), "the model is the averaged network"
     subject = load_model(uninterrupted / "model", device="cpu").sample(seed=1)[0]
     assert subject["image"].shape == subject["label"].shape == (1, 16, 16, 16)
 
@@ -102,15 +107,18 @@ def test_the_global_generator_changes_nothing(uninterrupted: Path, write_config:
     before = torch.get_rng_state()
     run(write_config(), tmp_path / "run", "steps=1")
     assert torch.equal(torch.get_rng_state(), before), "the run draws nothing from it"
-    first = load_checkpoint(tmp_path / "run")["network"]
+    first = load_checkpoint(tmp_path / "run")["networks"]["denoiser"]
     torch.manual_seed(7)
     run(write_config(), tmp_path / "again", "steps=1")
-    assert same_state(first, load_checkpoint(tmp_path / "again")["network"])
+    assert same_state(first, load_checkpoint(tmp_path / "again")["networks"]["denoiser"])
 
 
 def test_another_seed_is_another_model(uninterrupted: Path, write_config: Write, tmp_path: Path) -> None:
     run(write_config(), tmp_path / "run", "seed=4", "steps=1")
-    assert not same_state(load_checkpoint(tmp_path / "run")["network"], load_checkpoint(uninterrupted)["network"])
+    assert not same_state(
+        load_checkpoint(tmp_path / "run")["networks"]["denoiser"],
+        load_checkpoint(uninterrupted)["networks"]["denoiser"],
+    )
 
 
 def test_fast_dev_run_goes_through_everything(write_config: Write, tmp_path: Path) -> None:
@@ -144,7 +152,7 @@ def test_the_other_tasks(write_config: Write, tmp_path: Path, task: str, changes
     assert (spec.task, spec.reference) == (task, changes.get("reference", "none"))
     assert len(spec.label_intensities) == (2 if spec.reference == "label_means" else 0)
     assert all(bool(torch.isfinite(value).all()) for value in state.values())
-    untrained = initial_network(spec, 3).state_dict()
+    untrained = initial_network(spec.network, 3, spec.name).state_dict()
     assert not same_state(state, untrained), "two steps change the weights"
 
 
@@ -176,15 +184,13 @@ def test_two_dimensions() -> None:
 
     from torch.utils.data import DataLoader
 
-    from medgen.diffusion.denoiser import Preconditioned
-    from medgen.models.codec import Codec
     from medgen.trainers.data import BatchesFrom
 
-    config = TrainConfig(**{**CONTENT, "grid": {"spacing": [1.0, 1.0], "size": [16, 16]}, "steps": 12})
-    spec = make_spec(config, 1, **measure(config, Slices()))
-    denoiser = Preconditioned(initial_network(spec, 0), "edm")
+    config = DiffusionConfig(**{**CONTENT, "grid": {"spacing": [1.0, 1.0], "size": [16, 16]}, "steps": 12})
+    spec = DiffusionTrainer.plan(config, Slices())
+    networks = DiffusionTrainer.build(config, spec)
     loader = DataLoader(Items(Slices(), config), batch_sampler=BatchesFrom(0, 12, 2))
-    trainer = DiffusionTrainer(config, Codec(spec), denoiser, loader, torch.device("cpu"))
+    trainer = DiffusionTrainer(config, spec, networks, loader, torch.device("cpu"))
     losses: list[float] = []
     from ignite.engine import Events
 
@@ -246,7 +252,7 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_is_ready(
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.MonkeyPatch.context() as patch:
         if fault == "no statistics":
-            patch.setattr(trainers_run, "measure", lambda *_: (_ for _ in ()).throw(MedgenError("does not exist")))
+            patch.setattr(DiffusionTrainer, "measure", lambda *_: (_ for _ in ()).throw(MedgenError("does not exist")))
         changes = {"data": "nowhere"} if fault == "no data" else {}
         with pytest.raises(MedgenError, match="does not exist"):
             run(write_config(**changes), folder, "seed=9", overwrite=True)
@@ -303,7 +309,7 @@ def test_a_checkpoint_holds_what_is_asked_of_it(uninterrupted: Path) -> None:
     assert load_checkpoint(uninterrupted).keys() == Checkpoint.__required_keys__
 
 
-@pytest.mark.parametrize("lacking", ["gradient_scaler", "label_intensities", "threads"])
+@pytest.mark.parametrize("lacking", ["gradient_scaler", "spec", "threads"])
 def test_a_checkpoint_that_lacks_a_part_is_refused(uninterrupted: Path, tmp_path: Path, lacking: str) -> None:
     content = dict(load_checkpoint(uninterrupted))
     del content[lacking]
@@ -369,7 +375,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(write_config: W
     assert "\n" not in str(caught.value)
     state = load_checkpoint(tmp_path / "run")
     assert state["step"] == 4
-    assert all(bool(torch.isfinite(value).all()) for value in state["network"].values())
+    assert all(bool(torch.isfinite(value).all()) for value in state["networks"]["denoiser"].values())
 
 
 def test_infinite_weights_are_never_kept(write_config: Write, tmp_path: Path) -> None:
@@ -378,7 +384,7 @@ def test_infinite_weights_are_never_kept(write_config: Write, tmp_path: Path) ->
     def burst(self: Any, engine: Any, batch: Any) -> Any:
         output = original(self, engine, batch)
         if self.steps_done == 3:
-            next(iter(self.network.parameters())).data.fill_(math.inf)
+            next(self.networks["denoiser"].parameters()).data.fill_(math.inf)
         return output
 
     with pytest.MonkeyPatch.context() as patch:
@@ -438,14 +444,14 @@ def test_hole_weight_has_mean_one_and_favours_the_hole() -> None:
 
 
 def test_initial_weights_are_a_function_of_the_seed_alone(write_config: Write) -> None:
-    spec = make_spec(load_config(write_config()), 1)
+    spec = planned_spec(load_config(write_config()))
     torch.manual_seed(derive_seed(3, "weights"))  # what the seed means
     expected = build_network(spec.network, spec.name).state_dict()
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "manual_seed", None)  # it would seed the GPUs too
-        assert same_state(initial_network(spec, 3).state_dict(), expected)
+        assert same_state(initial_network(spec.network, 3, spec.name).state_dict(), expected)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -470,7 +476,7 @@ def test_label_means_and_deviations_are_those_of_the_data(write_config: Write) -
     config = load_config(write_config(label_channels=channels, **settings))
     source = Blocks()
     drawn = [source.item(seed) for seed in range(2)]
-    background, ball, absent = measure_labels(config, source, drawn)
+    background, ball, absent = measure_labels(VoxelCodec(planned_spec(config)), drawn)
     # painted means are smoothed by (1, 2, 1) / 4: the layer at the edge is 0.6 / 4 off
     edge = math.sqrt(0.1**2 + (0.6 / 4) ** 2)
     for label, mean in ((background, 0.2), (ball, 0.8)):
@@ -486,9 +492,9 @@ def test_a_depth_with_few_voxels_has_the_figures_of_the_one_before(write_config:
     label[:, 5:10, 5:10, 5:10] = 1  # 98 voxels at the edge, 26 next to it, 1 deeper
     image = torch.where(label > 0, 0.8, 0.2)
     image[:, 6:9, 6:9, 6:9] = 0.5
-    _, ball = measure_labels(config, Blocks(), [{"image": image, "label": label}])
+    _, ball = measure_labels(VoxelCodec(planned_spec(config)), [{"image": image, "label": label}])
     assert [round(mean, 5) for mean, _ in ball] == [0.8] * 4
-    _, ball = measure_labels(config, Blocks(), [{"image": image, "label": label}] * 2)
+    _, ball = measure_labels(VoxelCodec(planned_spec(config)), [{"image": image, "label": label}] * 2)
     assert [round(mean, 5) for mean, _ in ball] == [0.8, 0.5, 0.5, 0.5]
 
 
@@ -496,7 +502,7 @@ def test_holes_between_the_voxels_are_refused(write_config: Write) -> None:
     settings = {"task": "inpaint", "label_channels": [], "label_dropout": 0.0}
     config = load_config(write_config(hole_diameter_mm=[0.01, 0.01], **settings))
     with pytest.raises(MedgenError, match="no voxel lies in any of the first 24 holes"):
-        measure(config, make_source(config))
+        DiffusionTrainer.measure(config, make_source(config))
 
 
 def test_a_patch_that_is_all_hole_is_counted(write_config: Write) -> None:
@@ -505,7 +511,9 @@ def test_a_patch_that_is_all_hole_is_counted(write_config: Write) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Items, "__getitem__", lambda *_: {"image": image, "inpaint_mask": torch.ones_like(image)} | blank)
         image, blank = torch.linspace(0, 1, 512).reshape(1, 8, 8, 8), {"label": torch.zeros(1, 8, 8, 8)}
-        assert measure(config, Blocks())["channel_mean"][0] == pytest.approx(0.5 * math.sqrt(8), rel=1e-4)
+        assert DiffusionTrainer.measure(config, Blocks())["channel_mean"][0] == pytest.approx(
+            0.5 * math.sqrt(8), rel=1e-4
+        )
 
 
 # Killing

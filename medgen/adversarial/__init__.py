@@ -1,0 +1,1 @@
+"""Adversarial training: losses, regularisers and augmentation as pure functions of tensors."""

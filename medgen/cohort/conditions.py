@@ -1,0 +1,109 @@
+"""What is asked of the subjects of a cohort: the same of all, or numbers spread over a range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medgen.checks import MedgenError
+from medgen.models.controls import PROMPT, Condition, Control, check_conditions
+
+__all__ = ["check_asked", "parse_conditions", "subject_conditions"]
+
+Asked = Mapping[str, Condition | tuple[float, float]]
+_BASES = (2, 3, 5, 7, 11, 13)
+
+
+def parse_conditions(options: Sequence[str], prompt: str | None = None) -> dict[str, Any]:
+    """``["size=large", "volume_ml=2.5:4.0"]`` and a prompt as a request.
+
+    Args:
+        options: ``NAME=VALUE``, or ``NAME=LOW:HIGH`` for a number that is to be spread over the subjects.
+        prompt: the text, under the name ``prompt``.
+
+    Raises:
+        MedgenError: an option without ``=``, or a name given twice.
+
+    Example:
+        >>> parse_conditions(["size=large", "volume_ml=2.5:4.0"], "a large one")
+        {'size': 'large', 'volume_ml': (2.5, 4.0), 'prompt': 'a large one'}
+    """
+    asked: dict[str, Any] = {}
+    pairs = [option.partition("=") for option in options]
+    if prompt is not None:
+        pairs.append((PROMPT, "=", prompt))
+    for name, sign, value in pairs:
+        if not sign or not name.strip():
+            raise MedgenError(f"--condition must be NAME=VALUE, such as size=large. Got '{name}{sign}{value}'.")
+        if name.strip() in asked:
+            raise MedgenError(f"condition '{name.strip()}' is given twice. Give it once.")
+        asked[name.strip()] = value.strip() if name == PROMPT else _range(value) or value.strip()
+    return asked
+
+
+def _range(value: str) -> tuple[float, float] | None:
+    """``LOW:HIGH``, or None for anything else."""
+    parts = value.split(":")
+    try:
+        low, high = (float(part) for part in parts)
+    except ValueError:
+        return None
+    return low, high
+
+
+def check_asked(controls: Sequence[Control], asked: Asked | None) -> dict[str, Any]:
+    """A request with every value in its final type; both ends of a range are checked.
+
+    Args:
+        controls: of the model.
+        asked: value by control; ``(low, high)`` spreads a number over the subjects.
+
+    Raises:
+        MedgenError: as :func:`medgen.models.controls.check_conditions`; a range of something else than a number, or
+            the wrong way round.
+    """
+    asked = asked or {}
+    ends = {name: value for name, value in asked.items() if isinstance(value, tuple | list)}
+    found: dict[str, Any] = dict(
+        check_conditions(controls, {n: v for n, v in asked.items() if n not in ends}, "generate")
+    )
+    numbers = [control.name for control in controls if control.kind == "number"]
+    for name, (low, high) in ends.items():
+        lows = check_conditions(controls, {name: low}, "generate")
+        highs = check_conditions(controls, {name: high}, "generate")
+        if name not in numbers or not float(lows[name]) < float(highs[name]):
+            raise MedgenError(f"generate: condition '{name}' = {low}:{high} must be a number's LOW:HIGH. Correct it.")
+        found[name] = (float(lows[name]), float(highs[name]))
+    return found
+
+
+def subject_conditions(asked: Asked, number: int) -> dict[str, Condition]:
+    """What is asked of subject ``number`` (from 0).
+
+    Numbers of a range follow the Halton sequence, one base for each: evenly spread for every number of subjects, and a
+    function of ``number`` alone (Halton 1960, Numerische Mathematik 2, 84-90).
+
+    Example:
+        >>> [subject_conditions({"volume_ml": (2.0, 4.0)}, i)["volume_ml"] for i in range(4)]
+        [3.0, 2.5, 3.5, 2.25]
+    """
+    found: dict[str, Condition] = {}
+    spread = 0
+    for name, value in asked.items():
+        if isinstance(value, tuple | list):
+            share = _radical_inverse(number + 1, _BASES[spread % len(_BASES)])
+            spread += 1
+            found[name] = float(f"{value[0] + share * (value[1] - value[0]):.6g}")
+        else:
+            found[name] = value
+    return found
+
+
+def _radical_inverse(number: int, base: int) -> float:
+    """The digits of ``number`` mirrored at the point."""
+    share, unit = 0.0, 1.0 / base
+    while number:
+        number, digit = divmod(number, base)
+        share += digit * unit
+        unit /= base
+    return share

@@ -1,0 +1,99 @@
+"""A scan through an autoencoder and back, from file to file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from medgen.checks import MedgenError
+from medgen.io.atomic import atomic_path, check_writable
+from medgen.models.autoencoder import AutoencoderModel
+from medgen.restoration.scans import read_scan
+from medgen.restoration.written import planned, write_results
+
+__all__ = ["reconstruct_file"]
+
+GIGABYTE = 1e9
+
+
+def reconstruct_file(
+    image: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | AutoencoderModel,
+    label: str | os.PathLike[str] | None = None,
+    latent: str | os.PathLike[str] | None = None,
+    memory_budget_gb: float | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> tuple[int, ...]:
+    """Encode and decode a scan; the result lies on the scan's grid, in its unit, with a record beside it.
+
+    Args:
+        image: NIfTI file, or a folder with one DICOM series.
+        output: ``.nii`` or ``.nii.gz``, or a folder for a DICOM series.
+        model: of family ``autoencoder``: name, folder, or a loaded one.
+        label: label map on the scan's grid, where the model encodes one.
+        latent: also write the standardised latent, a ``.npy`` file ``(Z, *small)`` float32.
+        memory_budget_gb: bound of the memory for feature maps; the whole volume at once if None.
+        overwrite: replace outputs that exist.
+        device: where a model given by name runs.
+
+    Returns:
+        Shape of the latent.
+
+    Raises:
+        MedgenError: a model of another family, a missing label, a file that cannot be read or written.
+    """
+    inputs = [path for path in (image, label) if path is not None]
+    files = planned(output, inputs, overwrite)
+    if latent is not None:
+        _check_latent(Path(latent), overwrite)
+    chosen = _loaded(model, device)
+    scan = read_scan(image)
+    made = chosen.reconstruct(
+        scan.volume,
+        None if label is None else _read_label(label),
+        memory_budget=None if memory_budget_gb is None else memory_budget_gb * GIGABYTE,
+    )
+    result, code = made["image"], made["latent"]
+    assert isinstance(result, MetaTensor)  # the model makes an image: _loaded made sure
+    write_results(files, scan, result, result.meta["provenance"], "edited", overwrite=overwrite)
+    if latent is not None:
+        with atomic_path(latent) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, code.numpy().astype(np.float32))
+    return tuple(code.shape)
+
+
+def _loaded(model: str | os.PathLike[str] | AutoencoderModel, device: str) -> AutoencoderModel:
+    from medgen.models.bundled import load_model
+
+    chosen = model if isinstance(model, AutoencoderModel) else load_model(model, device=device)
+    if not isinstance(chosen, AutoencoderModel):
+        raise MedgenError(
+            f"{chosen.spec.name}: a model of family '{chosen.spec.family}' does not reconstruct. Give an autoencoder."
+        )
+    if chosen.spec.spatial_dims == 2 or not chosen.spec.makes_image:
+        raise MedgenError(
+            f"{chosen.spec.name}: only autoencoders of volumes with an image reconstruct scans. Use Python."
+        )
+    return chosen
+
+
+def _read_label(path: str | os.PathLike[str]) -> MetaTensor:
+    from medgen.io.nifti import read_nifti
+
+    found = read_nifti(Path(path), role="label")
+    return MetaTensor(found.as_tensor().to(torch.int16), affine=found.affine)
+
+
+def _check_latent(path: Path, overwrite: bool) -> None:
+    if path.suffix != ".npy":
+        raise MedgenError(f"latent '{path}' must end in .npy. Rename it.")
+    if path.exists() and not overwrite:
+        raise MedgenError(f"latent '{path}' exists. Add --overwrite to replace it, or give another name.")
+    check_writable(path)
