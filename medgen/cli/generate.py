@@ -11,6 +11,10 @@ from medgen.cli.common import Device, Overwrite, one_line_errors, progress_bar
 
 __all__ = ["generate"]
 
+RESERVED = (
+    "n", "seed", "label", "conditions", "callback", "sampler", "num_inference_steps", "guidance_scale",
+)  # fmt: skip
+
 
 @one_line_errors
 def generate(
@@ -102,6 +106,8 @@ def _settings(options: list[str]) -> dict[str, Any]:
     found = {}
     for option in options:
         name, sign, value = option.partition("=")
+        if name in RESERVED or name in found:
+            raise MedgenError(f"--option {name} is given twice, or has an option of its own (--help). Give it once.")
         if not sign or not name.isidentifier():
             raise MedgenError(f"--option must be NAME=VALUE, such as truncation=0.7. Got '{option}'.")
         try:

@@ -227,8 +227,8 @@ def _check_folder(folder: Path, request: dict[str, Any], n: int, overwrite: bool
 
 def _check_same_request(folder: Path, before: dict[str, Any], request: dict[str, Any], n: int) -> None:
     """Refuses to resume a cohort with other settings than it was begun with."""
-    for key, value in request.items():
-        was = before["request"].get(key, _DEFAULTS.get(key))
+    for key in (*request, *(key for key in before["request"] if key not in request)):
+        value, was = (record.get(key, _DEFAULTS.get(key)) for record in (request, before["request"]))
         if was != value:
             raise MedgenError(
                 f"'{folder}' was begun with {key} {was}, not {value}. Resume with the same settings, or choose another "

@@ -150,6 +150,10 @@ class Model(ABC, Generic[Spec]):
         settings: dict[str, Any],
         callback: Callable[[int], None] | None,
     ) -> dict[str, MetaTensor]:
+        if label is not None and not self.spec.told_label:
+            raise MedgenError(
+                f"{self.spec.name}: this model is told no label map, it would not be heeded. Leave it out."
+            )
         label = label if label is not None else self._own_label(seed)
         size = tuple(label.shape[1:]) if label is not None else self.spec.grid.size
         self.check_size(size)

@@ -61,9 +61,13 @@ class DiffusionModel(Model[DiffusionSpec]):
         check_count("sample", "num_inference_steps", steps)
         scale = options.get("guidance_scale")
         scale = default.guidance_scale if scale is None else scale
-        if scale != 1.0 and not (self.spec.label_dropout or self.spec.control_dropout):
+        guided = (self.spec.told_label and self.spec.label_dropout) or (
+            self.spec.controls and self.spec.control_dropout
+        )
+        if scale != 1.0 and not guided:
             raise MedgenError(
-                f"{self.spec.name}: guidance_scale must be 1, the model was trained without label dropout. Got {scale}."
+                f"{self.spec.name}: guidance_scale must be 1, the model was trained without label dropout or control "
+                f"dropout. Got {scale}."
             )
         return {
             "sampler": chosen,
@@ -184,11 +188,11 @@ class DiffusionModel(Model[DiffusionSpec]):
         sigma = torch.tensor([self.spec.sampling.sigma_max], dtype=torch.float64)
         told = self.conditioning(given)
         shape = self.shape(given)
-        total = torch.zeros(1, *shape)
+        total = torch.zeros(1, *shape, device=self.device)
         with torch.no_grad(), at_most_threads(2, self.device):
             for stream in generators(stream_seeds):
                 x = randn(shape, [stream], device=self.device) * sigma.item()
-                total += self.denoiser(x, sigma, told).cpu()
+                total += self.denoiser(x, sigma, told)
             made = self.codec.decode_stack(total / len(stream_seeds), given)[:, : self.spec.image_channels].cpu()
         return given.center + self.spec.sampling.mean_weight * (made - given.center)
 

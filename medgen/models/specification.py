@@ -219,6 +219,11 @@ class ModelSpec(Checked):
         return TASKS[self.task].makes_label and bool(self.label_channels)
 
     @property
+    def told_label(self) -> bool:
+        """Whether a given label map decides what is made."""
+        return self.task == "label_to_image"
+
+    @property
     def voxel_channels(self) -> int:
         """Channels of a sample before it is packed or encoded: image, then label."""
         return self.makes_image * self.image_channels + self.makes_label * len(self.label_channels)

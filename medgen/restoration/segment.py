@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_count
-from medgen.restoration.sources import loaded, prepared, produced
+from medgen.restoration.sources import check_draws, loaded, prepared, produced
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
@@ -95,6 +95,7 @@ def segment(
     """
     check_count("segment", "samples", samples)
     chosen = loaded(model, "segment", device)
+    check_draws(chosen, "segment", samples)
     sources = prepared(chosen.spec, images, plane)
     settings = chosen.settings(**options)
     first = images[next(name for name in chosen.spec.source_modalities if name in images)]

@@ -153,6 +153,18 @@ def produced(
     return (sources.assembled(images) if images else None, sources.assembled(labels) if labels else None)
 
 
+def check_draws(model: Model[Any], caller: str, samples: int) -> None:
+    """Refuse several samples of a model that answers the same every time.
+
+    Raises:
+        MedgenError: it is a translation network without noise.
+    """
+    if samples > 1 and getattr(model.spec, "kind", "") in ("pix2pix", "cyclegan"):
+        raise MedgenError(
+            f"{caller}: model '{model.spec.name}' draws nothing: all {samples} samples would be the same. Ask for one."
+        )
+
+
 def expected(model: Model[Any], sources: Sources, seed: int, callback: Progress | None = None) -> Tensor:
     """The expected image ``(C, X, Y, Z)`` in 0..1 of a diffusion model: its denoiser where the noise says nothing.
 

@@ -15,7 +15,17 @@ from torch import Tensor
 from medgen.checks import MedgenError, check_choice, check_count
 from medgen.intensity import IntensityWindow
 from medgen.models.controls import check_conditions
-from medgen.restoration.sources import PLANES, Progress, Sources, expected, loaded, prepared, produced, to_scan
+from medgen.restoration.sources import (
+    PLANES,
+    Progress,
+    Sources,
+    check_draws,
+    expected,
+    loaded,
+    prepared,
+    produced,
+    to_scan,
+)
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
@@ -93,6 +103,7 @@ def translate(
     """
     _check_arguments(mode, samples)
     chosen = loaded(model, "translate", device)
+    check_draws(chosen, "translate", samples)
     asked = check_conditions(chosen.spec.controls, conditions, "translate")
     settings = chosen.settings(**options)
     window = IntensityWindow(0.0, chosen.spec.intensity.scale)
@@ -175,6 +186,7 @@ def translate_file(
     if uncertainty is not None and samples < 2:
         raise MedgenError("translate: uncertainty needs samples of 2 or more. Add --mode sample --samples 8.")
     chosen = loaded(model, "translate", device)
+    check_draws(chosen, "translate", samples)
     if chosen.spec.image_channels != 1:
         raise MedgenError(
             f"translate: model '{chosen.spec.name}' makes {chosen.spec.image_channels} channels, a file holds one. "
@@ -243,7 +255,9 @@ def _drawn(
     callback: Callable[[int, int], None] | None,
 ) -> Tensor:
     """Images ``(samples, C, X, Y, Z)`` in the model's 0..1."""
-    if mode == "mean" and model.spec.family == "diffusion" and not conditions:
+    if mode == "mean" and model.spec.family == "diffusion":
+        if conditions:
+            raise MedgenError("translate: mode 'mean' takes no conditions. Use mode 'sample' (--mode sample).")
         return expected(model, sources, seed, callback)[None]
     made = []
     for i in range(samples):

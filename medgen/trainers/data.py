@@ -151,6 +151,26 @@ class FileSource:
         people = len({case.person for case in whole})
         return cls(config, _read_all(config, whole), people, conditions, encoder, others)
 
+    def tell_as(self, controls: Sequence[Control]) -> None:
+        """Say what items show in the terms of a model: its classes in its order, its mean and deviation of numbers.
+
+        Args:
+            controls: of the model that is trained, whose figures may come from another run or a first stage.
+
+        Raises:
+            MedgenError: the configuration has other controls.
+        """
+        own = [(control.name, control.kind, set(control.values)) for control in self.controls]
+        wanted = [(control.name, control.kind, set(control.values)) for control in controls]
+        if self.conditions is None and controls:
+            raise MedgenError(
+                f"field 'controls' is empty, but the model listens to {', '.join(c.name for c in controls)}. Add them."
+            )
+        if own != wanted:
+            raise MedgenError(f"field 'controls' must be those of the model, {wanted}. Got {own}. Make them equal.")
+        if self.conditions is not None:
+            self.controls = self.conditions.controls = tuple(controls)
+
     @property
     def subjects(self) -> list[tuple[Tensor, Tensor]]:
         """Image ``(C, *grid.size)`` and label of each subject that has both on the grid."""

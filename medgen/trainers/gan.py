@@ -181,7 +181,8 @@ class GanTrainer(RunTrainer[GanConfig, GanSpec]):
         if self.config.feature_matching_weight and contest.paired:
             with torch.no_grad():
                 wanted = self.logits(contest, self.seen(contest, contest.real, ()))
-            shown = answers if not self.augmentation else self.logits(contest, self.seen(contest, contest.fake, ()))
+            changed = self.augmentation or self.spec.packing_levels  # then what was judged is not where the real one is
+            shown = self.logits(contest, self.seen(contest, contest.fake, ())) if changed else answers
             loss = loss + self.config.feature_matching_weight * feature_matching(wanted[:-1], shown[:-1])
         return loss
 

@@ -32,7 +32,7 @@ from medgen.networks.registry import short
 from medgen.trainers.base import RunTrainer, not_finite, precision_type
 from medgen.trainers.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from medgen.trainers.config import FREE_TO_CHANGE, TrainConfig, changed_keys, load_config
-from medgen.trainers.data import BatchesFrom, Items, Source, make_source, make_validation_source
+from medgen.trainers.data import BatchesFrom, FileSource, Items, Source, make_source, make_validation_source
 from medgen.trainers.families import trainer_class
 
 CONFIG = "config.yaml"
@@ -106,7 +106,8 @@ def _first_stage(
         return load_model(config.first_stage_model, device=device)
     inner = folder / FIRST_STAGE
     if not (inner / "model" / SPECIFICATION).is_file():
-        changes = [f"data={config.data}", f"layout={config.layout}"]
+        held_out = list(config.held_out_endings)  # nobody may be trained on in the first stage alone
+        changes = [f"data={config.data}", f"layout={config.layout}", f"held_out_endings={held_out}"]
         resume = (inner / CHECKPOINT).exists()
         train(
             _first_stage_config(config, path), inner, changes,
@@ -192,6 +193,9 @@ def _prepare_run(
         spec = cls.make_spec(config, source.people, measured, first.spec if first is not None else None)
     else:
         spec = cls.plan(config, source, first)
+    for given in (source, validation):
+        if isinstance(given, FileSource):
+            given.tell_as(spec.controls)
     networks = cls.build(config, spec, first)
     if origin is not None:
         _check_origin(spec, origin, cls.origin_fields)

@@ -212,3 +212,11 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> Non
         ModelSpec.from_dict(content() | changes)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_would_not_be_heeded_is_refused() -> None:
+    model = build(DiffusionSpec.from_dict(content(dims=3)))
+    with pytest.raises(MedgenError, match="told no label map"):
+        model.sample(label=MetaTensor(torch.zeros(1, 8, 8, 8), affine=torch.eye(4).double()))
+    with pytest.raises(MedgenError, match="guidance_scale must be 1"):
+        model.sample(guidance_scale=2.0)

@@ -86,7 +86,7 @@ def test_style_samples_image_and_label_by_seed_alone(dims: int, packing: int) ->
     assert torch.equal(pair[1]["image"], again["image"])
     assert not torch.equal(pair[0]["image"], again["image"])
     assert pair[0]["image"].meta["provenance"]["truncation"] == 1.0
-    with pytest.raises(MedgenError, match="cannot be given a label"):
+    with pytest.raises(MedgenError, match="told no label map"):
         model.sample(label=label(dims))
 
 
