@@ -20,8 +20,6 @@ from medgen.models.codec import VoxelCodec
 from medgen.networks.threads import at_most_threads
 from medgen.networks.tiled import TiledAutoencoder
 
-GIGABYTE = 1e9
-
 
 class LatentSpace:
     """The space of an autoencoder's latents, each channel standardised over the training data; no gradients.

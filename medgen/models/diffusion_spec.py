@@ -270,6 +270,11 @@ def _check_parts(spec: DiffusionSpec) -> None:
         return
     if spec.task != "super_resolve":
         raise refuse("ModelSpec", "base", f"null for task '{spec.task}'", spec.base.name)
+    if spec.base.task not in ("image", "joint") or spec.base.controls != spec.controls:
+        raise MedgenError(
+            f"ModelSpec: field 'base' must be a model of task 'image' or 'joint' with the same controls. Got "
+            f"'{spec.base.name}' of task '{spec.base.task}' with {[c.name for c in spec.base.controls]}. Train it so."
+        )
     extent = [round(n * s, 4) for n, s in zip(spec.grid.size, spec.grid.spacing, strict=True)]
     coarse = [round(n * s, 4) for n, s in zip(spec.base.grid.size, spec.base.grid.spacing, strict=True)]
     if extent != coarse or spec.base.voxel_channels != spec.voxel_channels:

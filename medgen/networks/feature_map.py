@@ -110,8 +110,8 @@ class FeatureMap:
         """Merge mean and sum of squared deviations of a slab: Chan, Golub and LeVeque 1983, equation 2.1."""
         values = slab.flatten(1).float()
         mean = values.mean(1, keepdim=True)
-        square = (values - mean).square_().sum(1).double().cpu()
-        number, mean = values.shape[1], mean[:, 0].double().cpu()
+        square = (values - mean).square_().sum(1).cpu().double()
+        number, mean = values.shape[1], mean[:, 0].cpu().double()
         total, difference = self._number + number, mean - self._mean
         self._square = self._square + square + difference.square() * (self._number * number / total)
         self._mean = self._mean + difference * (number / total)

@@ -198,6 +198,10 @@ def test_a_missing_source_is_zero_and_flagged(present: list[float]) -> None:
     ("changes", "text"),
     [
         ({"base": base()}, "'base' must be null for task 'joint'"),
+        (
+            {"task": "super_resolve", "label_dropout": 0.0, "base": base() | {"task": "image", "label_channels": []}},
+            "must",
+        ),
         ({"source_modalities": ["T1w"]}, "'source_modalities' must be empty"),
         ({"controls": CONTROLS}, "'control_encoder' must be a network with controls"),
         ({"family": "diffusoin"}, "Did you mean 'diffusion'"),

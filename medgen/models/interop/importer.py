@@ -298,6 +298,10 @@ def _compose(said: Mapping[str, Any], found: _Source) -> tuple[ModelSpec, dict[s
     if "control" in found.parts:
         fields["control_network"] = found.parts["control"][0]
     low, high = found.value_range
+    if low >= high:
+        raise MedgenError(f"import: value_range must be [low, high] with low < high. Got {[low, high]}. Correct it.")
+    if found.scale_factor is not None and not found.scale_factor > 0:
+        raise MedgenError(f"import: scale_factor must be above 0. Got {found.scale_factor}. Correct it.")
     channels = int(form["out_channels"])
     # image in 0..1 = (x - low) / (high - low)
     mean, std = [-low / (high - low)] * channels, [1 / (high - low)] * channels
