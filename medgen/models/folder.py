@@ -274,7 +274,9 @@ def _read_hashes(path: Path) -> dict[str, str]:
     if not path.is_dir():
         raise MedgenError(f"{path}: no such model folder. Give the path of a folder that holds {SPECIFICATION}.")
     if not (path / HASHES).is_file() or (path / HASHES).is_symlink():
-        raise MedgenError(f"{path}: not a model folder: file '{HASHES}' is missing. Copy or download the model again.")
+        inner = path / "model"
+        hint = f"Give '{inner}'." if (inner / HASHES).is_file() else "Copy or download the model again."
+        raise MedgenError(f"{path}: not a model folder: file '{HASHES}' is missing. {hint}")
     hashes = _parse_json(_read_bytes(path / HASHES), str(path / HASHES))
     if not isinstance(hashes, dict) or not 0 < len(hashes) <= MAX_FILES:
         raise MedgenError(f"{path / HASHES}: must be an object 'file name: SHA-256'. Download the model again.")

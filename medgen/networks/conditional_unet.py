@@ -48,6 +48,12 @@ class ContractingPath(nn.Module):
         context_dim: int | None,
     ) -> None:
         super().__init__()
+        wrong = [width for width in channels if width % _groups(width)]
+        if wrong:
+            raise MedgenError(
+                f"{network}: channels must be multiples of their {_groups(wrong[0])} groups for normalisation. "
+                f"Got {wrong[0]} in {list(channels)}. Take multiples of 8."
+            )
         self.name = network
         self.in_channels = in_channels
         self.condition_channels = condition_channels
@@ -318,7 +324,11 @@ def zero(layer: nn.Module) -> None:
 
 def _norm(x: Tensor) -> Tensor:
     """Group normalisation, eight channels or more a group."""
-    return F.group_norm(x, max(1, min(8, x.shape[1] // 4)))
+    return F.group_norm(x, _groups(x.shape[1]))
+
+
+def _groups(channels: int) -> int:
+    return max(1, min(8, channels // 4))
 
 
 def _sinusoidal(timesteps: Tensor, channels: int) -> Tensor:

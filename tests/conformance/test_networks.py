@@ -96,6 +96,7 @@ def test_shapes_of_a_batch_of_one_and_of_two(name: str, dims: int, channels: int
 @variants()
 def test_answers_the_same_twice_and_alone_as_in_a_batch(name: str, dims: int, channels: int) -> None:
     """In evaluation; and no draw of its own: the global generator is not touched."""
+    answer(name, dims, channels, 1)  # builds the network, which draws its weights
     before = torch.random.get_rng_state()
     first, again, alone = (answer(name, dims, channels, batch) for batch in (2, 2, 1))
     assert torch.equal(torch.random.get_rng_state(), before)

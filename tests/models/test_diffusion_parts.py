@@ -119,6 +119,18 @@ def test_a_model_samples_the_same_after_saving_and_loading(kind: str, tmp_path: 
     assert not torch.equal(first[0]["image"].as_tensor(), first[1]["image"].as_tensor())
 
 
+def test_a_run_folder_points_to_its_model(tmp_path: Path) -> None:
+    spec = DiffusionSpec.from_dict(content())
+    save_model(tmp_path / "run" / "model", spec, joined_state(build(spec).networks))
+    with pytest.raises(MedgenError, match=r"Give '.*run/model'"):
+        load_model(tmp_path / "run")
+
+
+def test_channels_that_cannot_be_normalised_are_refused() -> None:
+    with pytest.raises(MedgenError, match=r"multiples of their 2 groups.*Got 9"):
+        build_network(content()["network"] | {"channels": [8, 9]})
+
+
 def test_weights_of_several_networks_are_joined_and_split() -> None:
     spec = DiffusionSpec.from_dict(kinds()["cascade"])
     networks = {name: build_network(form) for name, form in spec.networks().items()}
