@@ -24,7 +24,7 @@ from medgen.diffusion.randomness import derive_seed
 from medgen.models.fields import Checked, checked, choice, integer, number, refuse, sequence, text
 
 __all__ = [
-    "PROMPT", "Condition", "Control", "Encode", "check_conditions", "check_controls", "class_control",
+    "PROMPT", "Condition", "Control", "Encode", "check_conditions", "class_control",
     "condition_tensors", "control_arguments", "draw_conditions", "null_conditions", "number_control", "text_control",
 ]  # fmt: skip
 
@@ -106,13 +106,6 @@ def _check_text(control: Control) -> None:
         raise refuse(f"control '{control.name}'", "name", f"'{PROMPT}', as every text control is", control.name)
     if not control.prompts or control.encoder == "none":
         raise refuse("control 'prompt'", "prompts", "at least one text, with its encoder", control.prompts)
-
-
-def check_controls(controls: Sequence[Control], who: str = "ModelSpec") -> None:
-    """Raises unless the names differ (and with them at most one control is of text)."""
-    twice = [name for name, count in Counter(control.name for control in controls).items() if count > 1]
-    if twice:
-        raise MedgenError(f"{who}: field 'controls' must have different names. Got '{twice[0]}' twice. Rename one.")
 
 
 def class_control(name: str, values: Sequence[str], order: Sequence[str] | None = None) -> Control:

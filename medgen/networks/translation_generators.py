@@ -61,6 +61,15 @@ class _Residual(nn.Module):
         return result
 
 
+def _check_residual(network: str, in_channels: int, out_channels: int, residual: bool) -> None:
+    """A residual generator adds its first source channels to what it makes: there must be as many."""
+    if residual and in_channels < out_channels:
+        raise MedgenError(
+            f"{network}: in_channels must be at least out_channels ({out_channels}) with residual. Got {in_channels}. "
+            "Set residual to false, or give more source channels."
+        )
+
+
 class ResNetGenerator(nn.Module):
     """Down, residual blocks at the coarsest level, up: Johnson et al. 2016 (arXiv:1603.08155) as CycleGAN uses it.
 
@@ -83,11 +92,7 @@ class ResNetGenerator(nn.Module):
         residual: bool = False,
     ) -> None:
         super().__init__()
-        if residual and in_channels < out_channels:
-            raise MedgenError(
-                f"ResNetGenerator: in_channels must be at least out_channels ({out_channels}) with residual. Got "
-                f"{in_channels}."
-            )
+        _check_residual("ResNetGenerator", in_channels, out_channels, residual)
         convolution = _CONVOLUTION[spatial_dims]
         steps = list(itertools.pairwise(channels))
         self.residual = residual
@@ -137,11 +142,7 @@ class UNetGenerator(nn.Module):
         residual: bool = False,
     ) -> None:
         super().__init__()
-        if residual and in_channels < out_channels:
-            raise MedgenError(
-                f"UNetGenerator: in_channels must be at least out_channels ({out_channels}) with residual. Got "
-                f"{in_channels}."
-            )
+        _check_residual("UNetGenerator", in_channels, out_channels, residual)
         convolution = _CONVOLUTION[spatial_dims]
         steps = list(itertools.pairwise(channels))
         self.residual = residual

@@ -73,9 +73,7 @@ class DiffusionTrainer(RunTrainer[DiffusionConfig, DiffusionSpec]):
         super().__init__(config, spec, networks, loader, device, start)
         self.denoiser = make_denoiser(spec, self.networks)
         self.codec = make_codec(spec, self.networks)
-        trained = {"control" if spec.control_network is not None else "denoiser", "controls"}
-        if spec.control_network is not None and spec.controls:
-            trained.discard("controls")  # they belong to the frozen network
+        trained = self.trained_networks(spec)
         for name, network in self.networks.items():
             network.requires_grad_(name in trained)
         self.trained = [name for name in self.networks if name in trained]
@@ -84,6 +82,13 @@ class DiffusionTrainer(RunTrainer[DiffusionConfig, DiffusionSpec]):
         self.ema = {name: Ema(self.networks[name], config.optimisation.ema_decay) for name in self.trained}
         weight = channel_weight(spec.channel_std, config.channel_balance, spec.spatial_dims)
         self.channel_weight = weight.to(device)
+
+    @classmethod
+    def trained_networks(cls, spec: DiffusionSpec) -> set[str]:
+        """Names of the networks that learn; the others are frozen."""
+        if spec.control_network is not None:
+            return {"control"}  # what embeds the controls belongs to the frozen network
+        return {"denoiser", "controls"}
 
     @classmethod
     def measure(cls, config: DiffusionConfig, source: Source, first: Model[Any] | None = None) -> dict[str, Any]:

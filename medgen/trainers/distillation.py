@@ -30,12 +30,11 @@ from medgen.models.diffusion_model import make_denoiser, tell
 from medgen.models.diffusion_spec import DiffusionSpec
 from medgen.models.fields import checked, choice, integer, number, refuse
 from medgen.models.specification import ModelSpec
-from medgen.trainers.base import Statistics, adamw, shared_fields
+from medgen.trainers.base import Statistics, shared_fields
 from medgen.trainers.config import TrainConfig
 from medgen.trainers.data import Source
 from medgen.trainers.diffusion import DiffusionTrainer
 from medgen.trainers.diffusion_config import DiffusionConfig
-from medgen.trainers.ema import Ema
 
 SAME = ("task", "grid", "label_channels", "label_encoding", "source_modalities")
 OWN = (
@@ -107,18 +106,16 @@ class DistillationTrainer(DiffusionTrainer):
         start: int = 0,
     ) -> None:
         super().__init__(config, spec, networks, loader, device, start)
-        for name, network in self.networks.items():
-            network.requires_grad_(name == "denoiser")
-        self.trained = ["denoiser"]  # what embeds the controls stays the teacher's
-        self.parameters = list(self.networks["denoiser"].parameters())
-        self.optimizers = {"denoiser": adamw(config, self.parameters)}
-        self.ema = {"denoiser": Ema(self.networks["denoiser"], config.optimisation.ema_decay)}
         self.teacher = make_denoiser(spec, {**self.networks, "denoiser": self.networks["teacher"]})
         self.average = make_denoiser(spec, {**self.networks, "denoiser": self.ema["denoiser"].network})
         sampling = config.sampling
         self.levels = distillation_levels(
             sampling.num_inference_steps, sampling.sigma_min, sampling.sigma_max, config.flow_end
         )
+
+    @classmethod
+    def trained_networks(cls, spec: DiffusionSpec) -> set[str]:
+        return {"denoiser"}  # what embeds the controls stays the teacher's
 
     @classmethod
     def measure(cls, config: DiffusionConfig, source: Source, first: Model[Any] | None = None) -> dict[str, Any]:
@@ -168,7 +165,7 @@ class DistillationTrainer(DiffusionTrainer):
             target = self._target(x, start, end, told)
             answer = self.denoiser(x, start, told)
             error = pseudo_huber((answer - target).float(), self.config.huber_scale)
-        loss = flow = (self.channel_weight * item.weight * error).mean()
+        flow = (self.channel_weight * item.weight * error).mean()
         rough = self._roughness(answer.float(), item.x0.float(), self._final(end))
         loss = flow + self.config.variogram_weight * rough
         norm = self.optimise("denoiser", loss, self.parameters, step)

@@ -16,7 +16,6 @@ from medgen.checks import MedgenError
 from medgen.models.controls import (
     Control,
     check_conditions,
-    check_controls,
     class_control,
     condition_tensors,
     control_arguments,
@@ -149,12 +148,6 @@ def test_the_encoder_network_takes_them() -> None:
 def test_refused_controls(fields: dict[str, Any], word: str) -> None:
     with pytest.raises(MedgenError, match=word):
         read_fields(Control, fields, "medgen.json")
-
-
-def test_names_differ() -> None:
-    check_controls(CONTROLS)
-    with pytest.raises(MedgenError, match="'size' twice"):
-        check_controls([SIZE, SIZE])
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [1.0, math.inf]])
