@@ -1,4 +1,4 @@
-"""MONAI transforms: random images for the label map at hand, and regions filled anew.
+"""MONAI transforms: random images for the label map at hand, regions filled anew, images degraded.
 
 Array and dictionary pairs for ``Compose``, ``CacheDataset`` and ``DataLoader``. Wrap the data set in
 :class:`~medgen.transforms.seeded.SeededDataset`, and every item depends only on seed, epoch and index.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from medgen.transforms.degrade import RandDegrade, RandDegraded
 from medgen.transforms.inpaint_region import InpaintRegion, InpaintRegiond
 from medgen.transforms.labels_to_image import RandLabelsToImage, RandLabelsToImaged
 from medgen.transforms.seeded import SeededDataset
@@ -18,6 +19,8 @@ __all__ = [
     "TRANSFORMS",
     "InpaintRegion",
     "InpaintRegiond",
+    "RandDegrade",
+    "RandDegraded",
     "RandLabelsToImage",
     "RandLabelsToImaged",
     "RandSynthesizeFromLabel",
@@ -53,6 +56,7 @@ TRANSFORMS: dict[str, TransformPair] = {
     "RandSynthesizeFromLabel": TransformPair(
         RandSynthesizeFromLabel, RandSynthesizeFromLabeld, ("label",), task="label_to_image"
     ),
+    "RandDegrade": TransformPair(RandDegrade, RandDegraded, ("image",), spatial_dims=(2, 3)),
     "InpaintRegion": TransformPair(InpaintRegion, InpaintRegiond, ("image", "inpaint_mask"), task="inpaint"),
 }
 """Name -> pair; a transform added here is tested by ``tests/conformance/test_transforms.py``."""
