@@ -41,11 +41,10 @@ class IntensityWindow:
         """
         if not values.numel():
             raise MedgenError("intensity window: there is no known voxel to take it from. Mark a smaller hole.")
-        sorted_values = values.flatten().double().sort().values
-        low = sorted_values[int(0.005 * (len(sorted_values) - 1))]
-        above = sorted_values[sorted_values > low]
-        high = above[int(0.995 * (len(above) - 1))] if len(above) else low + 1
-        return cls(float(low), float(high))
+        flat = values.flatten().double()
+        low = _ranked(flat, 0.005)
+        above = flat[flat > low]
+        return cls(low, _ranked(above, 0.995) if len(above) else low + 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan intensities to model intensities: any shape, float32, clamped to 0..1.5."""
@@ -54,3 +53,8 @@ class IntensityWindow:
     def inverse(self, x: Tensor) -> Tensor:
         """Model intensities to scan intensities: any shape, the dtype of ``x``."""
         return x * (self.high - self.low) + self.low
+
+
+def _ranked(values: Tensor, share: float) -> float:
+    """The value that the given share of the rest lies below."""
+    return float(values.kthvalue(1 + int(share * (len(values) - 1))).values)

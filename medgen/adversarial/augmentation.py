@@ -44,7 +44,7 @@ class AugmentationRange:
     Args:
         flip_axes: spatial axes that may be mirrored: only those whose mirror image is as plausible, labels of sides
             being what they are.
-        shift: share of each axis.
+        shift: share of each axis; whole voxels, so that what is only shifted is not blurred.
         scale: largest change of size, 0.1 = by 10 percent.
         rotation_degrees: about each axis.
         contrast: standard deviation of the logarithm of the factor of the image channels.
@@ -84,7 +84,7 @@ def _draw_one(
         mirror[axis] = -1.0 if chance[5 + axis] and uniform[axis] > 0 else 1.0
     angles = uniform[3:6] * torch.pi / 180 * ranges.rotation_degrees * chance[0]
     scale = (1 + ranges.scale * float(uniform[6])) if chance[1] else 1.0
-    shift = uniform[7 : 7 + dims] * ranges.shift * torch.tensor(size, dtype=torch.float32) * chance[2]
+    shift = (uniform[7 : 7 + dims] * ranges.shift * torch.tensor(size, dtype=torch.float32)).round() * chance[2]
     contrast = torch.exp(ranges.contrast * normal[0] * chance[3])
     brightness = ranges.brightness * normal[1] * chance[4]
     return _rotation(angles, dims) @ torch.diag(mirror / scale), shift, contrast, brightness
@@ -129,10 +129,11 @@ def _move(x: Tensor, change: Change) -> Tensor:
     theta[:, :, :dims] = theta[:, :, :dims].flip(1, 2)  # grid_sample counts axes from the last
     theta[:, :, dims] = theta[:, :, dims].flip(1)
     where = moving.to(x.device)
-    chosen = x[where]
-    grid = F.affine_grid(theta.to(x), list(chosen.shape), align_corners=False)
-    made = F.grid_sample(chosen, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return x.index_copy(0, where, made)
+    chosen = x[where].float()  # places in half precision would be off by a voxel
+    with torch.autocast(x.device.type, enabled=False):
+        grid = F.affine_grid(theta.to(chosen), list(chosen.shape), align_corners=False)
+        made = F.grid_sample(chosen, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return x.index_copy(0, where, made.to(x.dtype))
 
 
 def adapted(p: float, sign: float, target: float, samples: int, samples_to_full: float) -> float:

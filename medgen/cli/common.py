@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from medgen.checks import MedgenError
 
 __all__ = [
-    "Budget", "Channels", "Device", "EachFrame", "MaskNonFinite", "Overwrite", "WithoutGeometry", "one_line_errors",
-    "progress_bar", "warn",
+    "Budget", "Channels", "Device", "EachFrame", "MaskNonFinite", "Overwrite", "WithoutGeometry", "note",
+    "one_line_errors", "progress_bar", "warn",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -37,12 +38,16 @@ Budget = Annotated[
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Makes a command end on the user's faults with one line on stderr and status 1, on Ctrl-C with status 130."""
+    """Makes a command end on the user's faults with one line on stderr and status 1, on Ctrl-C with status 130.
+
+    What the library warns of is one line too.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with _warnings_in_one_line():
+                return command(*args, **kwargs)
         except BrokenPipeError:  # the reader of our output left: nothing to say to anyone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
@@ -57,8 +62,29 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def warn(text: str) -> None:
-    """One line on stderr."""
+    """One line on stderr: something that may be wrong."""
     typer.echo(f"medgen: warning: {text}", err=True)
+
+
+def note(text: str) -> None:
+    """One line on stderr: something that was done and is to be known."""
+    typer.echo(f"medgen: note: {text}", err=True)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Within the block a ``UserWarning`` is shown by :func:`warn`, without the place in the code."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, UserWarning):
+                warn(" ".join(str(message).split()))
+            else:
+                usual(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -27,7 +27,10 @@ def edit(
     ] = None,
     input_: Annotated[Path | None, typer.Option("-i", "--input", metavar="IMAGE", help="The scan, instead.")] = None,
     strength: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the sampling steps done again; 1 keeps nothing.")
+        float,
+        typer.Option(
+            metavar="SHARE", help="Of the sampling steps done again, above 0 (one step at least); 1 keeps nothing."
+        ),
     ] = 0.5,
     method: Annotated[
         Literal["sdedit", "inversion"],
@@ -62,28 +65,28 @@ def edit(
     device: Device = "auto",
 ) -> None:
     """Change a scan as a model sees fit, or towards what is asked for; a record of it stands beside the output."""
-    from medgen.cohort.conditions import parse_conditions
-    from medgen.restoration.edit import edit_file
+    from medgen.cohort.conditions import requested
+    from medgen.restoration.edit import edit_file, editor
 
     given = input_ or image
     if given is None or (input_ is not None and image is not None):
         raise typer.BadParameter("give the scan: medgen edit IMAGE --model MODEL -o OUT")
+    chosen = editor(model, device)
+    name, controls = chosen.spec.name, chosen.spec.controls
     options: dict[str, Any] = {
-        "conditions": parse_conditions(condition or [], prompt),
-        "source_conditions": parse_conditions(source_condition or []),
+        "conditions": requested(name, controls, condition or [], prompt, command="edit"),
+        "source_conditions": requested(name, controls, source_condition or [], command="edit"),
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
     }
     with progress_bar("editing") as progress:
         report = edit_file(
             given, output,
-            model=model, strength=strength, method=method, inpaint_mask=inpaint_mask, label=label, samples=samples,
-            seed=seed, overwrite=overwrite, device=device, callback=lambda sample, step: progress(sample, samples),
-            **options,
+            model=chosen, strength=strength, method=method, inpaint_mask=inpaint_mask, label=label, samples=samples,
+            seed=seed, overwrite=overwrite, callback=progress, **options,
         )  # fmt: skip
-    typer.echo(
-        f"changed by {report.change:.1f}% of its range over {100 * report.fraction:.1f}% of the volume: {output}"
-    )
+    share = f"{report.voxels} voxels ({100 * report.fraction:.3g}% of the volume)"
+    typer.echo(f"changed by {report.change:.1f}% of its range over {share}: {output}")
     if report.clipped:
         warn(f"{report.clipped} new values were clipped to what the scan's stored type can hold.")
     for finding in report.findings:

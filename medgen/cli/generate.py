@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medgen.cli.common import Device, Overwrite, one_line_errors, progress_bar
+from medgen.cli.common import Device, Overwrite, note, one_line_errors, progress_bar
 
 __all__ = ["generate"]
 
@@ -41,7 +41,8 @@ def generate(
             "-i",
             "--input",
             metavar="FILE|DIR",
-            help="Label map to make all images for, or a folder of them, one for each subject in turn.",
+            help="Label map to make all images for, or a folder of them, one for each subject in turn; brought to the "
+            "model's grid.",
         ),
     ] = None,
     condition: Annotated[
@@ -72,7 +73,7 @@ def generate(
 ) -> None:
     """Generate labelled volumes: image, label map and provenance of each subject, and a contact sheet."""
     from medgen.checks import check_choice
-    from medgen.cohort.conditions import parse_conditions
+    from medgen.cohort.conditions import requested
     from medgen.cohort.generate import generate_cohort
     from medgen.cohort.labels import LabelFolder, read_label
     from medgen.diffusion.samplers import SAMPLERS
@@ -80,17 +81,21 @@ def generate(
 
     if sampler is not None:
         check_choice("generate", "sampler", sampler, SAMPLERS)
-    asked = parse_conditions(condition or [], prompt)
     settings = _settings(option or [])
     given = None if label is None else LabelFolder(label) if label.is_dir() else read_label(label)
     count = n if n is not None else len(given) if isinstance(given, LabelFolder) else 1
     loaded = load_model(model, device=device)
-    with progress_bar("generating") as progress:
-        summary = generate_cohort(
-            loaded, count, output, seed,
-            sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, options=settings,
-            label=given, conditions=asked, format=format, overwrite=overwrite, resume=resume, progress=progress,
-        )  # fmt: skip
+    asked = requested(loaded.spec.name, loaded.spec.controls, condition or [], prompt)
+    try:
+        with progress_bar("generating") as progress:
+            summary = generate_cohort(
+                loaded, count, output, seed,
+                sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+                options=settings, label=given, conditions=asked, format=format, overwrite=overwrite, resume=resume,
+                progress=progress, notify=note,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted: complete subjects stay; continue with --resume") from None
     kept = len(summary.subjects) - summary.made
     made = f"{summary.made} subject{'' if summary.made == 1 else 's'} made"
     typer.echo(f"{made}{f', {kept} kept' if kept else ''}: {summary.folder}")

@@ -16,11 +16,13 @@ __all__ = ["reconstruct"]
 def reconstruct(
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="OUT", help="The reconstruction: .nii.gz, .nii, or a folder for DICOM."),
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="The result: .nii.gz, .nii; .png, .tif; or a folder for DICOM."
+        ),
     ],
     model: Annotated[str, typer.Option("-m", "--model", help="Folder of an autoencoder.")],
     image: Annotated[
-        Path | None, typer.Argument(metavar="IMAGE", help="The scan: NIfTI, or a folder with one DICOM series.")
+        Path | None, typer.Argument(metavar="IMAGE", help="The scan: NIfTI, picture, or folder of a DICOM series.")
     ] = None,
     input_: Annotated[Path | None, typer.Option("-i", "--input", metavar="IMAGE", help="The scan, instead.")] = None,
     label: Annotated[

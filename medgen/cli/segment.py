@@ -44,7 +44,7 @@ def segment(
     from medgen.restoration.sources import loaded
 
     chosen = loaded(model, "segment", device)
-    given = images_by_modality([*(images or []), *(input_ or [])], chosen.spec.source_modalities)
+    given = images_by_modality([*(images or []), *(input_ or [])], chosen.spec.source_modalities, chosen.spec.name)
     options: dict[str, Any] = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
     with progress_bar("segmenting") as progress:
         report = segment_file(
@@ -55,6 +55,9 @@ def segment(
     for name, volume in report.volumes_ml.items():
         agreement = f", Dice between samples {report.dice[name]:.3f}" if name in report.dice else ""
         typer.echo(f"{name}: {volume:.2f} ml +- {report.deviations_ml[name]:.2f}{agreement}")
+    missing = [name for name, volume in report.volumes_ml.items() if not volume]
+    if missing:
+        warn(f"no sample shows {', '.join(missing)}.")
     for finding in report.findings:
         warn(finding)
     typer.echo(f"label map: {output}")

@@ -61,18 +61,19 @@ def translate(
 ) -> None:
     """Make an image of a model's modality from others of the same person, on the first one's grid."""
     from medgen.cli.modalities import images_by_modality
-    from medgen.cohort.conditions import parse_conditions
+    from medgen.cohort.conditions import requested
     from medgen.restoration.sources import loaded
     from medgen.restoration.translate import translate_file
 
     chosen = loaded(model, "translate", device)
-    given = images_by_modality([*(images or []), *(input_ or [])], chosen.spec.source_modalities)
+    given = images_by_modality([*(images or []), *(input_ or [])], chosen.spec.source_modalities, chosen.spec.name)
+    asked = requested(chosen.spec.name, chosen.spec.controls, condition or [], command="translate")
     options: dict[str, Any] = {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
     with progress_bar("translating") as progress:
         report = translate_file(
             given, output,
             model=chosen, mode=mode, samples=samples, seed=seed, reference=reference, uncertainty=uncertainty,
-            conditions=parse_conditions(condition or []), plane=plane, mirror=mirror, overwrite=overwrite,
+            conditions=asked, plane=plane, mirror=mirror, overwrite=overwrite,
             callback=progress, **options,
         )  # fmt: skip
     typer.echo(f"{chosen.spec.modality} from {', '.join(report.sources)}: {output}")

@@ -17,10 +17,11 @@ from monai.data import MetaTensor
 from medgen import __version__
 from medgen.checks import MedgenError, check_count, check_range
 from medgen.cohort.conditions import check_asked, subject_conditions
-from medgen.cohort.contact_sheet import MOST_SUBJECTS, contact_sheet
-from medgen.cohort.labels import on_model_grid, volume_hash
+from medgen.cohort.labels import LabelPlace, placed, placing_note
 from medgen.cohort.subject_files import FORMATS, choose_format, file_hash, read_subject, write_subject
 from medgen.io.atomic import check_writable, write_json
+from medgen.io.contact_sheet import MOST_SUBJECTS, contact_sheet
+from medgen.restoration.extent import far_from_training, warn_if_far
 
 __all__ = ["CohortSummary", "SubjectModel", "generate_cohort"]
 
@@ -90,6 +91,7 @@ def generate_cohort(
     overwrite: bool = False,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> CohortSummary:
     """Writes ``n`` generated subjects, each with image, label map and provenance.
 
@@ -116,6 +118,8 @@ def generate_cohort(
         overwrite: removes the cohort that is in the folder first; a folder that holds none is refused.
         resume: keeps the complete subjects of an interrupted call with the same settings; ``n`` may be larger.
         progress: called with (subjects done, n).
+        notify: called with one line about what becomes of given label maps, before the first subject is made; the
+            record of each subject says it too (``label_file``, ``label_grid``).
 
     Returns:
         Where everything is.
@@ -129,17 +133,19 @@ def generate_cohort(
     format = choose_format(model.spec, format)
     asked = check_asked(getattr(model.spec, "controls", ()), conditions)
     labels = [label] if isinstance(label, MetaTensor) else label
+    places = [placed(model, given)[1] for given in labels or ()]
     settings: dict[str, Any] = {
         "sampler": sampler, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
         **(options or {}),
     }  # fmt: skip
-    request = _request(model, seed, settings, labels, asked, format)
+    request = _request(model, seed, settings, _labels_hash(places), asked, format)
     _check_folder(folder, request, n, overwrite, resume)
+    _tell_of(model, places[:n], notify)
 
-    def make(number: int) -> tuple[dict[str, MetaTensor], MetaTensor | None]:
-        told = on_model_grid(model, labels[number % len(labels)]) if labels else None
+    def make(number: int) -> tuple[dict[str, MetaTensor], LabelPlace | None]:
+        volume, place = placed(model, labels[number % len(labels)]) if labels else (None, None)
         wanted = subject_conditions(asked, number) or None
-        return model.sample(n=1, seed=seed + number, label=told, conditions=wanted, **settings)[0], told
+        return model.sample(n=1, seed=seed + number, label=volume, conditions=wanted, **settings)[0], place
 
     # what the model refuses is refused before an old cohort is removed
     first = None if resume else make(0)
@@ -153,8 +159,8 @@ def generate_cohort(
             name = f"sub-{number + 1:04d}"
             record = _complete(folder, name) if resume else None
             if record is None:
-                subject, told = first if first and not number else make(number)
-                record = _write_record(model, folder, name, seed + number, subject, told, format)
+                subject, place = first if first and not number else make(number)
+                record = _write_record(model, folder, name, seed + number, subject, place, format)
                 made += 1
             subjects.append(_listed(name, seed + number, record))
             if progress is not None:
@@ -183,7 +189,7 @@ def _request(
     model: SubjectModel,
     seed: int,
     settings: Mapping[str, Any],
-    labels: Sequence[MetaTensor] | None,
+    label_sha256: str | None,
     asked: Mapping[str, Any],
     format: str,
 ) -> dict[str, Any]:
@@ -193,18 +199,29 @@ def _request(
         "model_sha256": model.hash,
         "seed": seed,
         **settings,
-        "label_sha256": _labels_hash(model, labels),
+        "label_sha256": label_sha256,
         "conditions": {name: list(v) if isinstance(v, tuple) else v for name, v in asked.items()} or None,
         "format": format,
     }
 
 
-def _labels_hash(model: SubjectModel, labels: Sequence[MetaTensor] | None) -> str | None:
+def _labels_hash(places: Sequence[LabelPlace]) -> str | None:
     """Of the one label map on the model's grid, or of those of all."""
-    if not labels:
-        return None
-    hashes = [volume_hash(on_model_grid(model, label)) for label in labels]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    hashes = [place.sha256 for place in places]
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _tell_of(model: SubjectModel, places: Sequence[LabelPlace], notify: Callable[[str], None] | None) -> None:
+    """What became of label maps; a warning, once, where one is of quite another size than the model's."""
+    note = placing_note(places)
+    if note and notify is not None:
+        notify(note)
+    for place in places:
+        if far_from_training(model.spec, place.used["size"]):
+            warn_if_far(model.spec, f"label map '{place.file}'" if place.file else "the label map", place.used["size"])
+            return
 
 
 def _check_folder(folder: Path, request: dict[str, Any], n: int, overwrite: bool, resume: bool) -> None:
@@ -252,12 +269,12 @@ def _write_record(
     name: str,
     seed: int,
     subject: dict[str, MetaTensor],
-    label: MetaTensor | None,
+    place: LabelPlace | None,
     format: str,
 ) -> dict[str, Any]:
     """Writes one subject; its record is written last."""
     files = write_subject(model.spec, folder, name, subject, format)
-    record = {**_provenance(model, seed, next(iter(subject.values())), label), "files": files}
+    record = {**_provenance(model, seed, next(iter(subject.values())), place), "files": files}
     write_json(folder / f"{name}.json", record)
     return record
 
@@ -265,15 +282,15 @@ def _write_record(
 def _listed(name: str, seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
     """A subject's entry in the manifest."""
     entry = {"id": name, "seed": seed, "files": record["files"]}
-    return entry | ({"conditions": record["conditions"]} if record.get("conditions") else {})
+    return entry | {key: record[key] for key in ("conditions", "label_file", "label_grid") if record.get(key)}
 
 
-def _provenance(model: SubjectModel, seed: int, image: MetaTensor, label: MetaTensor | None) -> dict[str, Any]:
+def _provenance(model: SubjectModel, seed: int, image: MetaTensor, place: LabelPlace | None) -> dict[str, Any]:
     """Where a subject comes from: no clock time, no path."""
     record = {"model": model.spec.name, "model_sha256": model.hash, **image.meta.get("provenance", {})}
     versions = {name: metadata.version(name) for name in ("torch", "monai", "numpy")}
     record["versions"] = {**record.get("versions", {}), "medgen": __version__, **versions}
-    record["label_sha256"] = None if label is None else volume_hash(label)
+    record |= {"label_sha256": None} if place is None else place.record()
     return {**record, "synthetic": True, "seed": seed, "intensity_unit": model.spec.intensity.unit}
 
 

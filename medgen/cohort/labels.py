@@ -5,22 +5,49 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch.nn import functional as F
 
 from medgen.checks import MedgenError
-from medgen.geometry import ModelGrid
+from medgen.geometry import ModelGrid, spacing_of
 from medgen.io.nifti import read_nifti
+from medgen.restoration.extent import sizes_text
 
-__all__ = ["LabelFolder", "on_model_grid", "read_label", "volume_hash"]
+__all__ = ["LabelFolder", "LabelPlace", "on_model_grid", "placed", "placing_note", "read_label", "volume_hash"]
 
 _VOLUMES = (".nii", ".nii.gz")
 _PICTURES = (".png", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True)
+class LabelPlace:
+    """What became of a given label map on the way to a model's grid.
+
+    Attributes:
+        sha256: of the label map there, see :func:`volume_hash`.
+        file: name of the file that it was read from, without its folder; None where there was none.
+        given: ``size`` in voxels, ``spacing`` in mm and, of volumes, ``axes`` (``RAS``) before.
+        used: the same on the model's grid.
+        resampled: whether voxels are others than the given ones; otherwise they were at most padded and turned.
+    """
+
+    sha256: str
+    file: str | None
+    given: dict[str, Any]
+    used: dict[str, Any]
+    resampled: bool
+
+    def record(self) -> dict[str, Any]:
+        """For the JSON file of a subject: no path."""
+        grids = {"given": self.given, "used": self.used}
+        return {"label_sha256": self.sha256, "label_file": self.file, "label_grid": grids}
 
 
 def read_label(path: str | os.PathLike[str]) -> MetaTensor:
@@ -71,6 +98,57 @@ class LabelFolder(Sequence[MetaTensor]):
         if isinstance(index, slice):
             return [read_label(file) for file in self.files[index]]
         return read_label(self.files[index])
+
+
+def placed(model: Any, label: MetaTensor) -> tuple[MetaTensor, LabelPlace]:
+    """A label map on a model's grid, and what became of it.
+
+    Args:
+        model: see :func:`on_model_grid`.
+        label: see :func:`on_model_grid`.
+
+    Raises:
+        MedgenError: see :func:`on_model_grid`.
+    """
+    volume = on_model_grid(model, label)
+    source = label.meta.get("source")
+    spacing = model.spec.grid.spacing
+    if len(spacing) == 3:
+        given, used = (_grid(x, spacing_of(x.affine.cpu().numpy()).tolist(), axes=True) for x in (label, volume))
+        matrix = np.linalg.inv(volume.affine.cpu().numpy()) @ label.affine.cpu().numpy()
+        steps = np.abs(matrix[:3, :3])
+        resampled = not np.allclose(np.sort(steps, axis=0), [[0], [0], [1]], atol=1e-3)
+    else:
+        given, used = _grid(label, label.meta.get("spacing") or spacing), _grid(volume, spacing)
+        resampled = given["spacing"] != used["spacing"]
+    name = None if source is None else Path(str(source)).name
+    return volume, LabelPlace(volume_hash(volume), name, given, used, resampled)
+
+
+def placing_note(labels: Sequence[LabelPlace]) -> str:
+    """One line about what became of label maps on the way to a model's grid; ``""`` where they stayed as they were."""
+    moved = [label for label in labels if label.given != label.used]
+    if not moved:
+        return ""
+    first = moved[0]
+    how = "resampled" if first.resampled else "padded with background"
+    if first.given["size"] == first.used["size"] and not first.resampled:
+        how = "turned"
+    whole = first.resampled or how == "turned"
+    given, used = (_grid_text(grid, whole) for grid in (first.given, first.used))
+    others = f" (and {len(moved) - 1} more label maps alike)" if len(moved) > 1 else ""
+    return f"{first.file or 'the label map'} is {how} for the model's grid: {given} became {used}{others}"
+
+
+def _grid(volume: MetaTensor, spacing: Sequence[float], axes: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = {"size": list(volume.shape[1:]), "spacing": [float(f"{x:.6g}") for x in spacing]}
+    return found | ({"axes": "".join(nib.aff2axcodes(volume.affine.cpu().numpy()))} if axes else {})
+
+
+def _grid_text(grid: dict[str, Any], whole: bool) -> str:
+    """Size, and where asked voxel size and axes."""
+    more = f" of {sizes_text(grid['spacing'])} mm{', ' + grid['axes'] if 'axes' in grid else ''}" if whole else ""
+    return f"{sizes_text(grid['size'])} voxels{more}"
 
 
 def on_model_grid(model: Any, label: MetaTensor) -> MetaTensor:

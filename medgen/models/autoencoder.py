@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
@@ -12,13 +13,15 @@ from torch.nn import functional as F
 
 from medgen.checks import MedgenError, check_positive
 from medgen.diffusion.haar import haar_pack, haar_unpack
-from medgen.geometry import ModelGrid
+from medgen.geometry import ModelGrid, same_grid, spacing_of
 from medgen.intensity import IntensityWindow
 from medgen.models.autoencoder_spec import AutoencoderSpec
 from medgen.models.base import Model, refuse_options
-from medgen.models.codec import VoxelCodec
+from medgen.models.codec import VoxelCodec, column
 from medgen.networks.threads import at_most_threads
 from medgen.networks.tiled import TiledAutoencoder
+
+SLICES = 16  # of a volume that a model with two axes takes at a time
 
 
 class LatentSpace:
@@ -48,7 +51,7 @@ class LatentSpace:
         Returns:
             ``(B, Z, *spec.latent_size(spatial))``.
         """
-        return (self.raw(x) - _column(self._mean, x)) / _column(self._std, x)
+        return (self.raw(x) - column(self._mean, x)) / column(self._std, x)
 
     def decode(self, z: Tensor, size: Sequence[int]) -> Tensor:
         """Inverse of :meth:`encode`; latents of a code book are first moved to their nearest entries.
@@ -60,7 +63,7 @@ class LatentSpace:
         Returns:
             ``(B, C, *size)``.
         """
-        raw = z * _column(self._std, z) + _column(self._mean, z)
+        raw = z * column(self._std, z) + column(self._mean, z)
         if self.spec.kind == "vq":
             with torch.no_grad():
                 raw = self.network.quantizer.embed(self.network.quantizer.quantize(raw))
@@ -92,11 +95,11 @@ class LatentSpace:
         x = F.pad(x, pads, mode="replicate") if any(pads) else x
         for _ in range(self.spec.packing_levels):
             x = haar_pack(x)
-        return (x - _column(self._channel_mean, x)) / _column(self._channel_std, x)
+        return (x - column(self._channel_mean, x)) / column(self._channel_std, x)
 
     def unpadded(self, y: Tensor, size: Sequence[int]) -> Tensor:
         """Inverse of :meth:`padded` for a volume of ``size`` voxels."""
-        y = y * _column(self._channel_std, y) + _column(self._channel_mean, y)
+        y = y * column(self._channel_std, y) + column(self._channel_mean, y)
         for _ in range(self.spec.packing_levels):
             y = haar_unpack(y)
         return y[(slice(None), slice(None), *(slice(n) for n in size))]
@@ -152,8 +155,8 @@ class AutoencoderModel(Model[AutoencoderSpec]):
         made, made_label = self._recoded(latent, size, settings)
         return (None if made is None else made[0]), (None if made_label is None else made_label[0])
 
-    def encode(self, image: Tensor, label: Tensor | None = None, memory_budget: int | None = None) -> Tensor:
-        """Standardised latent ``(B, Z, *small)`` of images ``(B, C, *spatial)`` in 0..1 (and label ids).
+    def encode(self, image: Tensor | None, label: Tensor | None = None, memory_budget: int | None = None) -> Tensor:
+        """Standardised latent ``(B, Z, *small)`` of images ``(B, C, *spatial)`` in 0..1 and label ids, as it has them.
 
         Raises:
             MedgenError: the model encodes a label too and there is none; too small a memory budget.
@@ -174,42 +177,67 @@ class AutoencoderModel(Model[AutoencoderSpec]):
             return self.codec.unstack(self._space(memory_budget).decode(latent.to(self.device), size))
 
     def reconstruct(
-        self, image: MetaTensor, label: MetaTensor | None = None, *, memory_budget: float | None = None
+        self, image: MetaTensor | None, label: MetaTensor | None = None, *, memory_budget: float | None = None
     ) -> dict[str, MetaTensor | Tensor]:
         """Encode and decode a scan: the network sees it at the model's spacing, the result is on the scan's own grid.
 
         Args:
-            image: ``(C, X, Y, Z)`` of any grid and intensity unit, RAS+ affine in mm; for a model with two axes
-                ``(C, X, Y)`` at the model's spacing.
+            image: ``(C, X, Y, Z)`` of any grid and intensity unit, RAS+ affine in mm; a model with two axes takes it
+                slice by slice across the third axis, or ``(C, X, Y)`` at the model's spacing. None where the model
+                encodes a label alone.
             label: ids on the same grid, where the model encodes a label.
             memory_budget: bytes, see :class:`~medgen.networks.tiled.TiledAutoencoder`.
 
         Returns:
-            ``image`` (float32, in the scan's unit), ``label`` (int16) where the model makes one, and the ``latent``
-            ``(Z, *small)``.
+            ``image`` (float32, in the scan's unit) and ``label`` (int16) where the model makes them, and the ``latent``
+            ``(Z, *small)``; of slices their number comes last.
 
         Raises:
-            MedgenError: other channels than the model's, a missing label, or too small a memory budget.
+            MedgenError: other channels than the model's, a missing image or label, one of the two that the model does
+                not encode, or too small a memory budget.
         """
         if memory_budget is not None:
             check_positive("reconstruct", "memory_budget", memory_budget)
-        self._check_input(image)
-        grid = self._grid(image)
-        on_grid = image.as_tensor().float() if grid is None else grid.to_model(image.float(), "area").as_tensor()
-        windows = [IntensityWindow.of(channel) for channel in on_grid]
-        scaled = torch.stack([window.forward(x) for window, x in zip(windows, on_grid, strict=True)])
-        ids = label if label is None or grid is None else grid.to_model(label, "nearest")
         settings = self.settings(memory_budget=None if memory_budget is None else int(memory_budget))
-        latent = self.encode(scaled[None], None if ids is None else ids.as_tensor()[None], settings["memory_budget"])
-        made, made_label = self._recoded(latent, tuple(scaled.shape[1:]), settings)
+        like = self._check_input(image, label)
+        grid, sliced = self._grid(like), like.ndim - 1 > self.spec.spatial_dims
+        known: dict[str, Tensor] = {}
+        windows: list[IntensityWindow] = []
+        if image is not None:
+            on_grid = image.as_tensor().float() if grid is None else grid.to_model(image.float(), "area").as_tensor()
+            windows = [IntensityWindow.of(channel) for channel in on_grid]
+            known["image"] = torch.stack([w.forward(x) for w, x in zip(windows, on_grid, strict=True)])
+        if label is not None:
+            known["label"] = (label if grid is None else grid.to_model(label, "nearest")).as_tensor()
+        latent, made = self._through(known, sliced, settings)
         meta = {"synthetic": True, "provenance": self.provenance(0, settings) | {"latent": list(latent.shape[1:])}}
-        result: dict[str, MetaTensor | Tensor] = {"latent": latent[0].cpu()}
-        if made is not None:
-            values = torch.stack([w.inverse(x) for w, x in zip(windows, made[0].cpu().float(), strict=True)])
-            result["image"] = self._back(values, grid, image, meta, "area")
-        if made_label is not None:
-            result["label"] = self._back(made_label[0].cpu(), grid, image, meta, "nearest")
+        result: dict[str, MetaTensor | Tensor] = {"latent": latent}
+        if "image" in made:
+            values = torch.stack([w.inverse(x) for w, x in zip(windows, made["image"].float(), strict=True)])
+            result["image"] = self._back(values, grid, like, meta, "area")
+        if "label" in made:
+            result["label"] = self._back(made["label"], grid, like, meta, "nearest")
         return result
+
+    def _through(
+        self, known: Mapping[str, Tensor], sliced: bool, settings: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latent ``(Z, *small)`` and what is decoded from it, on the CPU; slices lie along the last axis."""
+        pieces = {k: list(v.movedim(-1, 0).split(SLICES)) if sliced else [v[None]] for k, v in known.items()}
+        latents: list[Tensor] = []
+        parts: dict[str, list[Tensor]] = {}
+        for some in zip(*pieces.values(), strict=True):
+            given = dict(zip(pieces, some, strict=True))
+            size = next(iter(given.values())).shape[2:]
+            code = self.encode(given.get("image"), given.get("label"), settings.get("memory_budget"))
+            latents.append(code.cpu())
+            for name, piece in zip(("image", "label"), self._recoded(code, size, settings), strict=True):
+                if piece is not None:
+                    parts.setdefault(name, []).append(piece.cpu())
+        latent, made = torch.cat(latents), {name: torch.cat(of_all) for name, of_all in parts.items()}
+        if sliced:
+            return latent.movedim(0, -1), {name: x.movedim(0, -1) for name, x in made.items()}
+        return latent[0], {name: x[0] for name, x in made.items()}
 
     def _recoded(
         self, latent: Tensor, size: Sequence[int], settings: Mapping[str, Any]
@@ -221,25 +249,46 @@ class AutoencoderModel(Model[AutoencoderSpec]):
             return self.latent
         return LatentSpace(self.spec, self.networks["autoencoder"], memory_budget)
 
-    def _check_input(self, image: MetaTensor) -> None:
-        if image.shape[0] != self.spec.image_channels or image.ndim != 1 + self.spec.spatial_dims:
+    def _check_input(self, image: MetaTensor | None, label: MetaTensor | None) -> MetaTensor:
+        """The one that gives the grid, once both are what the model encodes."""
+        spec = self.spec
+        for name, given, wanted in (("image", image, spec.makes_image), ("label", label, spec.makes_label)):
+            if (given is not None) != wanted:
+                raise MedgenError(
+                    f"{spec.name}: {name} must be given exactly where the model encodes one. Got "
+                    f"{'none' if given is None else 'one'}. {'Give it' if wanted else 'Leave it out'}."
+                )
+        if image is not None and (
+            image.shape[0] != spec.image_channels or image.ndim - 1 not in {spec.spatial_dims, 3}
+        ):
             raise MedgenError(
-                f"{self.spec.name}: image must have {self.spec.image_channels} channels and {self.spec.spatial_dims} "
-                f"axes. Got {tuple(image.shape)}. Give {', '.join(self.spec.channels) or self.spec.modality}."
+                f"{spec.name}: image must have {spec.image_channels} channels and {spec.spatial_dims} axes. Got "
+                f"{tuple(image.shape)}. Give {', '.join(spec.channels) or spec.modality}."
             )
+        if (
+            image is not None
+            and label is not None
+            and (image.shape[1:] != label.shape[1:] or not same_grid(image, label))
+        ):
+            raise MedgenError(
+                f"{spec.name}: label must lie on the image's grid. Got {tuple(label.shape[1:])} against "
+                f"{tuple(image.shape[1:])}, or another affine. Resample the label to the image first."
+            )
+        like = image if image is not None else label
+        assert like is not None  # a model encodes one at least
+        return like
 
-    def _grid(self, image: MetaTensor) -> ModelGrid | None:
-        """The model's spacing over the whole scan; None with two axes, which are taken as they are."""
-        if self.spec.spatial_dims == 2:
+    def _grid(self, like: MetaTensor) -> ModelGrid | None:
+        """The model's spacing over the whole scan, of slices the scan's own across; None for one slice as it is."""
+        if like.ndim == 3:
             return None
-        return ModelGrid.around(image.affine, image.shape[1:], self.spec.grid.spacing, multiple=1)
+        spacing = list(self.spec.grid.spacing)
+        if self.spec.spatial_dims == 2:
+            spacing.append(float(spacing_of(like.affine)[np.abs(np.asarray(like.affine)[2, :3]).argmax()]))
+        return ModelGrid.around(like.affine, like.shape[1:], spacing, multiple=1)
 
     @staticmethod
     def _back(values: Tensor, grid: ModelGrid | None, like: MetaTensor, meta: dict[str, Any], mode: Any) -> MetaTensor:
         if grid is not None:
             values = grid.from_model(values, mode).as_tensor()
         return MetaTensor(values, affine=like.affine, meta=dict(meta))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device).reshape(1, -1, *[1] * (like.ndim - 2))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import medgen
+from medgen.models.bundle_tensors import data_format
 from medgen.models.specification import ModelSpec
 from medgen.networks.registry import NETWORKS
 
@@ -71,10 +72,7 @@ def bundle_metadata(spec: ModelSpec) -> dict[str, Any]:
         "copyright": spec.copyright or "Not stated",
         "intended_use": spec.intended_use,
         "data_type": "nibabel",
-        "network_data_format": {
-            "inputs": {"image": _tensor(spec, "in_channels")},
-            "outputs": {"pred": _tensor(spec, "out_channels")},
-        },
+        "network_data_format": data_format(spec),
     }
 
 
@@ -84,38 +82,6 @@ def _version(package: str) -> str:
         return distribution.version(package).split("+")[0]
     except distribution.PackageNotFoundError:
         return "0+unknown"
-
-
-def _tensor(spec: ModelSpec, which: str) -> dict[str, Any]:
-    """MONAI's description of the main network's own input or output tensor."""
-    form = next(iter(spec.networks().values()))
-    reduction = int(getattr(spec, "reduction", 1))
-    channels = int(form.get(which, spec.voxel_channels))
-    if which == "in_channels":
-        channels += int(form.get("condition_channels", 0))
-    return {
-        "type": "image",
-        "format": "latent" if reduction > 1 else "magnitude",
-        "modality": "MR" if spec.modality.lower() not in {"ct", "pet"} else spec.modality.upper(),
-        "num_channels": channels,
-        "spatial_shape": [n // reduction for n in spec.grid.size],
-        "dtype": "float32",
-        "value_range": [],
-        "is_patch_data": False,
-        "channel_def": {str(i): name for i, name in enumerate(_channel_names(spec, channels, reduction))},
-    }
-
-
-def _channel_names(spec: ModelSpec, count: int, reduction: int) -> list[str]:
-    """Plain words for each channel of a network tensor: those of the sample first, then the conditioning."""
-    voxel = [f"image {i}" for i in range(spec.image_channels)] if spec.makes_image else []
-    if spec.makes_label:
-        voxel += [f"label {name}" for name, _ in spec.label_channels]
-    bands = reduction**spec.spatial_dims
-    names = [f"{name}, band {b}" if bands > 1 else name for name in voxel for b in range(bands)]
-    if getattr(spec, "autoencoder", None) is not None:
-        names = [f"latent {i}" for i in range(getattr(spec, "diffused_channels", 0))]
-    return [*names, *(f"conditioning {i}" for i in range(count - len(names)))][:count]
 
 
 def bundle_inference(spec: ModelSpec) -> dict[str, Any]:
@@ -192,11 +158,11 @@ def _inpaint_run() -> dict[str, Any]:
 
 
 def _reconstruct_run(spec: ModelSpec) -> dict[str, Any]:
-    label = {"label": "label.nii.gz"} if spec.makes_label else {}
+    label = {"label": "label.nii.gz"} if spec.makes_label and spec.makes_image else {}
     given = "@image, @output, model=@bundle_root, device=str(@device)" + (", label=@label" if label else "")
     return {
         "imports": ["$import torch", "$from medgen.restoration.reconstruct import reconstruct_file"],
-        "image": "image.nii.gz",
+        "image": "image.nii.gz" if spec.makes_image else "label.nii.gz",
         **label,
         "output": "$@output_dir + '/reconstructed.nii.gz'",
         "run": [f"$reconstruct_file({given})"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medgen.models.base import Model
 
 BUNDLED = Path(__file__).parent / "bundled"
+RUN = "model"  # where a training run leaves its model
 
 
 @dataclass(frozen=True)
@@ -109,28 +110,40 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
     return model_class(files.spec.family, files.spec.name)(files.spec, networks, where, files.hash)
 
 
-def describe_models(folder: str | os.PathLike[str] | None = None) -> list[ModelSummary]:
+def describe_models(place: str | os.PathLike[str] | None = None) -> list[ModelSummary]:
     """What models there are, each verified, for ``medgen models``.
 
     Args:
-        folder: a model folder, or a folder of model folders; the bundled models by default.
+        place: a model folder, the folder of a training run, a folder of such, or the name of a bundled model; the
+            bundled models by default.
 
     Returns:
-        One summary for each, sorted by name; a damaged model has its ``problem`` filled.
+        One summary for each, sorted by path; a damaged model has its ``problem`` filled.
 
     Raises:
-        MedgenError: ``folder`` is missing or holds no model.
+        MedgenError: there is none.
     """
-    if folder is None:
-        return [_summary(path) for path in bundled_models().values()]
-    path = Path(folder)
-    if not path.is_dir():
-        raise MedgenError(f"'{folder}' is not a folder. Give a model folder, or a folder of model folders.")
-    if (path / SPECIFICATION).is_file():
-        return [_summary(path)]
-    found = [_summary(item) for item in sorted(path.iterdir()) if (item / SPECIFICATION).is_file()]
+    return [_summary(path) for path in (bundled_models().values() if place is None else _folders(Path(place)))]
+
+
+def _folders(place: Path) -> list[Path]:
+    """The models of a place: itself, that of a run, or those of the models and runs that lie in it."""
+    bundled = bundled_models()
+    if not place.is_dir():
+        if str(place) in bundled:
+            return [bundled[str(place)]]
+        hint = nearest(str(place), bundled) or " Give a model folder, a run, or a folder of them."
+        raise MedgenError(f"'{place}' is not a folder, nor a bundled model ({', '.join(bundled)}).{hint}")
+
+    def there(folder: Path) -> Path | None:
+        return next((path for path in (folder, folder / RUN) if (path / SPECIFICATION).is_file()), None)
+
+    own = there(place)
+    found = [own] if own else [model for item in sorted(place.iterdir()) if (model := there(item))]
     if not found:
-        raise MedgenError(f"'{folder}' holds no model (no {SPECIFICATION} in it or one level below). Give another.")
+        raise MedgenError(
+            f"'{place}' holds no model: no {SPECIFICATION} in it, in a folder of it or in FOLDER/{RUN}. Give another."
+        )
     return found
 
 

@@ -176,11 +176,11 @@ class Codec(VoxelCodec):
     def encode(self, image: Tensor | None, given: Given, label: Tensor | None = None) -> Tensor:
         """Image ``(B, C, *spatial)`` in 0..1 (and label) to the standardised sample that noise is added to."""
         raw = self.raw(image, given, label)
-        return (raw - _column(self._mean, raw)) / _column(self._std, raw)
+        return (raw - column(self._mean, raw)) / column(self._std, raw)
 
     def decode_stack(self, z: Tensor, given: Given) -> Tensor:
         """The sample's channels ``(B, voxel_channels, *spatial)``: what :meth:`decode` reads image and label from."""
-        raw = z * _column(self._std, z) + _column(self._mean, z)
+        raw = z * column(self._std, z) + column(self._mean, z)
         x = self.unpack(raw) if self.latent is None else self.latent.decode(raw, given.size)
         if not self.spec.makes_image:
             return x
@@ -255,7 +255,7 @@ class Codec(VoxelCodec):
             return self._plain(self.pack(torch.cat([known, hole.to(image)], dim=1)), image)
         settings = self.spec.grid.spacing, self.spec.correlation_mm
         known = torch.stack([_continued(x, h, *settings) for x, h in zip(image, hole, strict=True)])
-        condition = torch.cat([self.pack(known) / _column(self._std, image), self.pack(hole.to(image))], dim=1)
+        condition = torch.cat([self.pack(known) / column(self._std, image), self.pack(hole.to(image))], dim=1)
         return Given(condition, known, torch.ones_like(known))
 
     def given_source(self, source: Tensor, present: Tensor | None = None) -> Given:
@@ -394,5 +394,6 @@ def _continued(image: Tensor, hole: Tensor, spacing: Sequence[float], correlatio
     return torch.where(hole, torch.from_numpy(values).to(image)[None], image)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """One value per channel, ready to be combined with ``(B, C, *spatial)``."""
     return values.to(like.device).reshape(1, -1, *[1] * (like.ndim - 2))

@@ -165,7 +165,7 @@ class DiffusionModel(Model[DiffusionSpec]):
         if not guided:
             return functools.partial(self.denoiser, conditioning=told)
         interval = self.spec.sampling.guidance_interval or (0.0, float("inf"))
-        null = self.conditioning(without or given)
+        null = self.conditioning(without or given, None if self.spec.control_dropout else controls)
         return ClassifierFreeGuidance(self.denoiser, told, null, settings["guidance_scale"], interval)
 
     def shape(self, given: Given) -> tuple[int, ...]:

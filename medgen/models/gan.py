@@ -77,11 +77,14 @@ class GanCodec(VoxelCodec):
         return self._natural(self.unpack(z), self._source)
 
     def finished(self, made: Tensor, back: bool = False) -> Tensor:
-        """A generator's output ``(B, C, *packed)`` as a packed, standardised sample (or ``back``: a source).
+        """A generator's output as a packed, standardised sample (or ``back``: a source).
 
-        Its low band is interpolated to the voxels, the other bands are added as detail: an image is smooth before its
-        detail is learnt, and shows no blocks. All bands are scaled by their deviation, which differs ten times.
+        One of kind ``style`` makes voxels, which are packed. Else the output is ``(B, C, *packed)``: its low band is
+        interpolated to the voxels, the other bands are added as detail, so that an image is smooth before its detail
+        is learnt, and shows no blocks. All bands are scaled by their deviation, which differs ten times.
         """
+        if self.spec.kind == "style":
+            return self.pack(made)
         made = made * self.bands(back).to(made)
         if not self.spec.packing_levels:
             return made

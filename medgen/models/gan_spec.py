@@ -55,6 +55,11 @@ class GanShape:
         return self.voxel_channels * self.factor
 
     @property
+    def reduction(self) -> int:
+        """Voxels per packed voxel, along each axis."""
+        return round(self.factor ** (1 / len(self.size)))
+
+    @property
     def told(self) -> int:
         """Channels of the packed label map or source images that a sample is made for."""
         return self.factor * {"style": 0, "spade": self.labels}.get(self.kind, self.sources)
@@ -68,7 +73,8 @@ class GanShape:
         """Arguments of the generator, or of the one from image to source, that follow from the rest."""
         given: dict[str, Any] = {"spatial_dims": len(self.size), "out_channels": self.sample}
         if self.kind == "style":
-            return given | {"size": list(self.size), "context_dim": self.context_dim}
+            voxels = [n * self.reduction for n in self.size]
+            return given | {"out_channels": self.voxel_channels, "size": voxels, "context_dim": self.context_dim}
         if self.kind == "spade":
             return given | {"label_channels": self.told, "size": list(self.size), "context_dim": self.context_dim}
         if self.kind == "pix2pix":
@@ -101,7 +107,8 @@ class GanSpec(ModelSpec):
             image, trained on pairs) or ``cyclegan`` (source image to image and back, trained without pairs).
         network: the generator's registry form.
         back_network: the generator from image to source (``cyclegan``); None otherwise.
-        packing_levels: how often blocks of voxels become channels (orthonormal Haar) before the networks see them.
+        packing_levels: how often blocks of voxels become channels (orthonormal Haar) before the networks see them; the
+            generator of kind ``style`` makes voxels all the same, only its discriminator sees packed ones.
         channel_mean: mean of each voxel channel over the training data (image in 0..1).
         channel_std: standard deviation of each.
         source_mean: mean of each source modality.
@@ -146,6 +153,11 @@ class GanSpec(ModelSpec):
     def packing_factor(self) -> int:
         """Channels that one channel of voxels becomes."""
         return int(self.reduction**self.spatial_dims)
+
+    @property
+    def makes_blocks(self) -> bool:
+        """Whether generators make packed samples; one of kind ``style`` makes voxels, and only its judge packs."""
+        return self.packing_levels > 0 and self.kind != "style"
 
     @property
     def context_dim(self) -> int:

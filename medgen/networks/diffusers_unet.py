@@ -109,7 +109,7 @@ def _check_dims(who: str, spatial_dims: int) -> None:
 
 
 class DiffusersAutoencoderKL(nn.Module):
-    """``AutoencoderKL`` of diffusers with the methods of MONAI's, on images in 0..1 (diffusers' own are in -1..1).
+    """``AutoencoderKL`` of diffusers with the methods of MONAI's, on images in its own range (mostly -1..1).
 
     Args:
         spatial_dims: 2.
@@ -139,13 +139,13 @@ class DiffusersAutoencoderKL(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent ``(B, latent_channels, *reduced)`` of images ``x``."""
-        posterior = self.network.encode(2 * x - 1).latent_dist  # type: ignore[operator]
+        posterior = self.network.encode(x).latent_dist  # type: ignore[operator]
         return posterior.mean, posterior.std
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents ``z``."""
         output: Tensor = self.network.decode(z, return_dict=False)[0]  # type: ignore[operator]
-        return output / 2 + 0.5
+        return output
 
     def sampling(self, z_mu: Tensor, z_sigma: Tensor) -> Tensor:
         """A latent drawn from its posterior, with the global generator, as MONAI's does."""

@@ -49,8 +49,8 @@ class MultiscalePerceptual(nn.Module):
         check_count("MultiscalePerceptual", "scales", scales)
         self.scales, self.contrast, self.spectrum, self.epsilon = scales, contrast, spectrum, epsilon
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance of ``x`` to ``y``, both ``(B, C, *spatial)`` in about 0..1: a scalar."""
+    def forward(self, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        """Distance of ``x`` to ``y``, both ``(B, C, *spatial)`` in about 0..1: a scalar; nothing is drawn."""
         x, y = x.float(), y.float()
         bands = list(zip(self._bands(x), self._bands(y), strict=True))
         total = torch.stack([(a - b).abs().mean() for a, b in bands]).mean()
@@ -84,6 +84,32 @@ def blurred(x: Tensor) -> Tensor:
     return x
 
 
+class SeededPerceptual(nn.Module):
+    """MONAI's ``PerceptualLoss`` with its choice of slices drawn from a seed, not from the global generator.
+
+    Args:
+        loss: draws a part of the slices along each axis of a volume.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        """Distance of ``x`` to ``y``, both ``(B, C, *spatial)``: a scalar.
+
+        Args:
+            x: images.
+            y: images.
+            seed: of the slices that are looked at.
+        """
+        devices = [x.device] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            distance: Tensor = self.loss(x, y)
+        return distance
+
+
 def monai_perceptual(spatial_dims: int, network_type: str, cache_dir: str | None = None) -> nn.Module:
     """MONAI's ``PerceptualLoss`` over a trained network, whose weights it downloads where they are not there yet.
 
@@ -115,4 +141,4 @@ def monai_perceptual(spatial_dims: int, network_type: str, cache_dir: str | None
             f"perceptual network '{network_type}' cannot be had: {reason:.200}. Put its weights into torch's cache, or "
             "use the multiscale term, which needs none."
         ) from error
-    return loss.eval().requires_grad_(False)
+    return SeededPerceptual(loss).eval().requires_grad_(False)

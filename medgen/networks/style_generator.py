@@ -114,6 +114,8 @@ class ModulatedConvolution(nn.Module):
 class StyleLayer(nn.Module):
     """Modulated convolution, interpolation where the layer is larger than its input, noise, bias and leaky ReLU.
 
+    Each channel has its own strength of the noise (Karras et al. 2019, figure 1b).
+
     Args:
         spatial_dims: 2 or 3.
         inputs: channels in.
@@ -125,15 +127,16 @@ class StyleLayer(nn.Module):
     def __init__(self, spatial_dims: int, inputs: int, outputs: int, style_dim: int, size: Sequence[int]) -> None:
         super().__init__()
         self.convolution = ModulatedConvolution(spatial_dims, inputs, outputs, style_dim)
-        self.noise_strength = nn.Parameter(torch.full((), NOISE_STRENGTH))
+        self.noise_strength = nn.Parameter(torch.full((outputs,), NOISE_STRENGTH))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.size = tuple(size)
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         x = grown(self.convolution(x, style), self.size)
+        ones = [1] * (x.ndim - 2)
         if noise is not None:
-            x = x + self.noise_strength * noise
-        return F.leaky_relu(x + self.bias.reshape(-1, *[1] * (x.ndim - 2)), 0.2) * GAIN
+            x = x + self.noise_strength.reshape(-1, *ones) * noise
+        return F.leaky_relu(x + self.bias.reshape(-1, *ones), 0.2) * GAIN
 
 
 class Mapping(nn.Module):

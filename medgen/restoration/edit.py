@@ -12,27 +12,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice, check_count
-from medgen.diffusion.editing import Region, edit_sigmas, invert_ddim, reconstruct_ddim, sdedit, slerp
-from medgen.diffusion.randomness import derive_seed, generators, randn
-from medgen.diffusion.samplers import SAMPLERS
+from medgen.diffusion.editing import Region, edit_sigmas, invert_ddim, reconstruct_ddim, sdedit
+from medgen.diffusion.randomness import derive_seed, generators
 from medgen.geometry import ModelGrid, same_grid
 from medgen.intensity import IntensityWindow
 from medgen.models.controls import check_conditions
 from medgen.networks.threads import at_most_threads
+from medgen.restoration.extent import bounds_mm, warn_if_far
 
 if TYPE_CHECKING:
     from medgen.models.codec import Given
     from medgen.models.diffusion_model import DiffusionModel
+    from medgen.models.specification import Grid
 
-__all__ = ["METHODS", "EditReport", "edit", "edit_file", "interpolate"]
+__all__ = ["METHODS", "EditReport", "edit", "edit_file", "editor"]
 
 METHODS = ("sdedit", "inversion")
 TASKS = ("image", "joint", "label_to_image")
 INVERSION_ITERATIONS = 6
-Step = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def edit(
     label: MetaTensor | None = None,
     samples: int = 1,
     device: str = "auto",
-    callback: Step | None = None,
+    callback: Progress | None = None,
     **options: Any,
 ) -> MetaTensor:
     """Change a scan as a model sees fit, or as it is asked to.
@@ -103,7 +105,8 @@ def edit(
         volume: ``(1, X, Y, Z)`` on any grid and in any unit.
         model: name or folder of a 3D diffusion model of task ``image``, ``joint`` or ``label_to_image``, or a loaded
             one.
-        strength: share of the sampling steps that are done again: 1 keeps nothing but what the conditioning says.
+        strength: share of the sampling steps that are done again, above 0, one step at least: 1 keeps nothing but what
+            the conditioning says.
         seed: of the noise.
         method: ``sdedit``: the scan is noised and sampled from there; ``inversion``: the noise that leads to the scan
             is sought under ``source_conditions`` and sampled under ``conditions``, so that only what they differ in
@@ -115,7 +118,7 @@ def edit(
             ``joint`` model without one reads the label off the scan first.
         samples: the mean of so many edits.
         device: where a model given by name runs.
-        callback: called with (sample, step).
+        callback: called with (steps done, steps) of all samples together.
         options: ``sampler`` (of ``sdedit``), ``num_inference_steps``, ``guidance_scale``.
 
     Returns:
@@ -123,35 +126,46 @@ def edit(
 
     Raises:
         MedgenError: a volume, mask or label that does not suit, a model that cannot edit, a bad argument.
+
+    Warns:
+        UserWarning: the scan is of quite another size than what the model was trained on.
     """
     check_choice("edit", "method", method, METHODS)
     check_count("edit", "samples", samples)
-    chosen = _loaded(model, device)
+    _check_strength(strength)
+    chosen = editor(model, device)
     if source_conditions and method != "inversion":
         raise MedgenError("edit: source_conditions are for method 'inversion'. Leave them out, or set the method.")
     _check_volumes(volume, inpaint_mask, label)
     settings = chosen.settings(**options)
-    asked = check_conditions(chosen.spec.controls, conditions, "edit")
-    subject = _subject(chosen, volume.cpu(), label, asked)
+    if method == "inversion":
+        if samples > 1 or options.get("sampler") is not None:
+            raise MedgenError("edit: method 'inversion' draws nothing and has its own sampler. Leave both out.")
+        settings |= {"sampler": "ddim"}
+    asked = told("edit", chosen, conditions)
+    was = told("edit", chosen, source_conditions) if method == "inversion" else {}
     hole = torch.ones(volume.shape, dtype=torch.bool) if inpaint_mask is None else inpaint_mask.as_tensor().cpu() > 0.5
+    subject = _subject(chosen, volume.cpu(), hole, label, asked)
     region = None if inpaint_mask is None else _coarse(subject.grid, hole, volume)
     sigmas = edit_sigmas(chosen.spec.sampling.sigmas(settings["num_inference_steps"]), strength)
-    subject = _with_label(chosen, subject, settings, seed)
+    warn_if_far(chosen.spec, "the scan" if inpaint_mask is None else "the region", subject.grid.shape)
+    reads_label = chosen.spec.task == "joint" and label is None
+    step = _Steps(callback, samples * _steps(sigmas, method) + reads_label * settings["num_inference_steps"])
+    subject = _with_label(chosen, subject, settings, seed, step) if reads_label else subject
     total = torch.zeros_like(subject.image[0])
     for i in range(samples):
-        step = (lambda k, *_, i=i: callback(i, k)) if callback else None
         if method == "sdedit":
             made = _noised(chosen, subject, sigmas, settings, region, derive_seed(seed + i, "edit"), step)
         else:
-            was = check_conditions(chosen.spec.controls, source_conditions, "edit")
             made = _inverted(chosen, subject, sigmas, settings, region, was, step)
         total += made[0]
-    added = subject.grid.difference_from_model(total / samples - subject.image[0]).as_tensor()
+    added = subject.grid.difference_from_model(total / samples - _as_made(chosen, subject)[0]).as_tensor()
     taken = hole & subject.grid.covered()[None]
     scan = volume.as_tensor().cpu().float()
     result = torch.where(taken, scan + added, scan)
     provenance = chosen.provenance(seed, settings) | {"edited": method, "strength": strength, "samples": samples}
     provenance |= {"conditions": asked} if asked else {}
+    provenance |= {"source_conditions": was} if was else {}
     meta = {key: value for key, value in volume.meta.items() if key != "affine"}
     meta |= {"synthetic": True, "provenance": provenance}
     return MetaTensor(result.to(volume.device), affine=volume.affine, meta=meta)
@@ -217,71 +231,12 @@ def edit_file(
     return EditReport(count, fraction, change, clipped, files.target, files.record, finding_texts([scan]))
 
 
-def interpolate(
-    model: str | os.PathLike[str] | DiffusionModel,
-    first: int = 0,
-    second: int = 1,
-    count: int = 5,
-    *,
-    conditions: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    **options: Any,
-) -> list[dict[str, MetaTensor]]:
-    """Subjects on the way from one seed to another: their noises are mixed (:func:`~medgen.diffusion.editing.slerp`).
-
-    Args:
-        model: name or folder of a diffusion model of task ``image`` or ``joint``, or a loaded one.
-        first: seed of the first subject.
-        second: seed of the last.
-        count: how many subjects, both ends among them.
-        conditions: value by control, for all; what is left out is "not given".
-        device: where a model given by name runs.
-        options: ``num_inference_steps``, ``guidance_scale``; the sampler is the deterministic ``dpmpp_2m``.
-
-    Returns:
-        Dictionaries as :meth:`medgen.models.base.Model.sample` gives them.
+def editor(model: str | os.PathLike[str] | DiffusionModel, device: str = "auto") -> DiffusionModel:
+    """A model that can edit, by name or folder, or as it is.
 
     Raises:
-        MedgenError: a model that needs an input, or fewer than two subjects.
+        MedgenError: it is of another family or task, of slices, or of several image channels.
     """
-    check_count("interpolate", "count", count)
-    chosen = _loaded(model, device)
-    if count < 2 or chosen.spec.task not in ("image", "joint"):
-        raise MedgenError(
-            f"interpolate: needs count 2 or more and a model of task 'image' or 'joint'. Got {count} and "
-            f"'{chosen.spec.task}'. Give another model."
-        )
-    settings = chosen.settings(**{**options, "sampler": "dpmpp_2m"})
-    asked = check_conditions(chosen.spec.controls, conditions, "interpolate")
-    controls = {key: value[None] for key, value in chosen.control_tensors(asked).items()}
-    given = chosen.codec.given({}, chosen.spec.grid.size)
-    ends = [randn(chosen.shape(given), generators([derive_seed(seed, "sample")])) for seed in (first, second)]
-    sigmas = chosen.spec.sampling.sigmas(settings["num_inference_steps"])
-    denoise = chosen.bound(given, settings, controls=controls)
-    made = []
-    for weight in np.linspace(0, 1, count).tolist():
-        x = slerp(ends[0], ends[1], weight).to(chosen.device) * sigmas[0].item()
-        with torch.no_grad(), at_most_threads(2, chosen.device):
-            image, label = chosen.codec.decode(SAMPLERS["dpmpp_2m"](denoise, x, sigmas).float(), given)
-        provenance = chosen.provenance(first, settings) | {"interpolated": [first, second, weight]}
-        provenance |= {"conditions": asked} if asked else {}
-        meta, affine = {"synthetic": True, "provenance": provenance}, _affine(chosen)
-        volumes = {"image": image, "label": label}
-        made.append(
-            {key: MetaTensor(x[0].cpu(), affine=affine, meta=dict(meta)) for key, x in volumes.items() if x is not None}
-        )
-    return made
-
-
-def _affine(model: DiffusionModel) -> Tensor:
-    """The model's grid with its centre at the origin, RAS+ mm."""
-    spacing, size = (np.array(x, dtype=np.float64) for x in (model.spec.grid.spacing, model.spec.grid.size))
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -spacing * (size - 1) / 2
-    return torch.from_numpy(affine)
-
-
-def _loaded(model: str | os.PathLike[str] | DiffusionModel, device: str) -> DiffusionModel:
     from medgen.models.bundled import load_model
     from medgen.models.diffusion_model import DiffusionModel
 
@@ -296,6 +251,50 @@ def _loaded(model: str | os.PathLike[str] | DiffusionModel, device: str) -> Diff
     return chosen
 
 
+def told(who: str, model: DiffusionModel, conditions: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The checked conditions; of a model that never saw one left out, all of them.
+
+    Raises:
+        MedgenError: an unknown condition, a value that it does not have, or one that is missing.
+    """
+    asked = check_conditions(model.spec.controls, conditions, who)
+    missing = [control.name for control in model.spec.controls if control.name not in asked]
+    if missing and not model.spec.control_dropout:
+        raise MedgenError(
+            f"{who}: model '{model.spec.name}' was trained without control dropout and must be told everything. Got "
+            f"no {', '.join(missing)}. Give conditions for all."
+        )
+    return asked
+
+
+def _check_strength(strength: float) -> None:
+    if isinstance(strength, bool) or not 0 < strength <= 1:
+        raise MedgenError(
+            f"edit: strength must lie above 0, which changes nothing, and up to 1. Got {strength!r}. Give 0.3, say."
+        )
+
+
+class _Steps:
+    """Counts the steps of samplers, whatever they pass, and reports how many of all are done."""
+
+    def __init__(self, callback: Progress | None, total: int) -> None:
+        self.callback, self.total, self.done = callback, total, 0
+        self._report()
+
+    def __call__(self, *_: object) -> None:
+        self.done += 1
+        self._report()
+
+    def _report(self) -> None:
+        if self.callback is not None:
+            self.callback(self.done, max(self.done, self.total))
+
+
+def _steps(sigmas: Tensor, method: str) -> int:
+    """Steps of one edit: down, and with ``inversion`` up before; levels above zero only."""
+    return len(sigmas) - 1 if method == "sdedit" else 2 * (int((sigmas > 0).sum()) - 1)
+
+
 def _check_volumes(volume: MetaTensor, inpaint_mask: MetaTensor | None, label: MetaTensor | None) -> None:
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise MedgenError(f"edit: volume must have shape (1, X, Y, Z). Got {tuple(volume.shape)}. Give one 3D volume.")
@@ -308,16 +307,17 @@ def _check_volumes(volume: MetaTensor, inpaint_mask: MetaTensor | None, label: M
         raise MedgenError("edit: inpaint_mask is empty, there is nothing to change. Mark the region with 1.")
 
 
-def _subject(model: DiffusionModel, volume: MetaTensor, label: MetaTensor | None, asked: Mapping[str, Any]) -> _Subject:
+def _subject(
+    model: DiffusionModel, volume: MetaTensor, hole: Tensor, label: MetaTensor | None, asked: Mapping[str, Any]
+) -> _Subject:
     """The scan on the model's grid, with all that the model is told."""
     spec = model.spec
     if label is None and spec.task == "label_to_image":
         raise MedgenError(f"edit: model '{spec.name}' paints a label map. Give label=... (--label FILE).")
     if label is not None and not spec.label_channels:
         raise MedgenError(f"edit: model '{spec.name}' knows no labels. Leave label out.")
-    window = IntensityWindow.of(volume.as_tensor())
-    affine = np.asarray(volume.affine, dtype=np.float64)
-    grid = ModelGrid.around(affine, tuple(volume.shape[1:]), spec.grid.spacing, multiple=spec.multiple)
+    grid = _grid_around(volume, hole[0].numpy(), spec.grid, spec.multiple)
+    window = IntensityWindow.of(volume.as_tensor()[grid.covered()[None]])
     grid = grid.with_window(window)
     image = grid.to_model(volume, fill=window.low).as_tensor()[None]
     known = {key: value[None] for key, value in model.control_tensors(asked).items()}
@@ -331,17 +331,39 @@ def _subject(model: DiffusionModel, volume: MetaTensor, label: MetaTensor | None
     return _Subject(grid, image, known.get("label"), given, without, controls)
 
 
-def _with_label(model: DiffusionModel, subject: _Subject, settings: Mapping[str, Any], seed: int) -> _Subject:
+def _grid_around(volume: MetaTensor, hole: NDArray[np.bool_], own: Grid, multiple: int) -> ModelGrid:
+    """The model's grid over the whole scan, or, where less of it is to be changed, over a box of the model's own size.
+
+    Args:
+        volume: the scan.
+        hole: ``(X, Y, Z)``, what is to be changed.
+        own: of the model.
+        multiple: what each axis must be a multiple of.
+    """
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    shape = tuple(volume.shape[1:])
+    whole = ModelGrid.around(affine, shape, own.spacing, multiple=multiple)
+    low, high = bounds_mm(hole, affine)
+    spacing = np.array(own.spacing)
+    needed = np.maximum((high - low) / spacing + 2, own.size)  # a voxel on each side for the snap to the scan's edges
+    size = np.minimum(np.ceil(needed / multiple).astype(int) * multiple, whole.shape)
+    first = whole.affine[:3, 3] - spacing / 2
+    half = spacing * size / 2
+    center = np.clip((low + high) / 2, first + half, first + spacing * whole.shape - half)
+    return ModelGrid.around(affine, shape, own.spacing, size=size.tolist(), center_mm=center.tolist())
+
+
+def _with_label(
+    model: DiffusionModel, subject: _Subject, settings: Mapping[str, Any], seed: int, step: Callable[..., None]
+) -> _Subject:
     """A ``joint`` model diffuses the label too: where none is given, one is sampled with the image known."""
     spec = model.spec
-    if spec.task != "joint" or subject.label is not None:
-        return subject
     empty = torch.zeros(1, 1, *subject.grid.shape, dtype=torch.int16)
     z0 = model.codec.encode(subject.image, subject.given, empty).to(model.device)
     unknown = torch.zeros(1, spec.voxel_channels, *[1] * 3)
     unknown[:, spec.image_channels :] = 1
     sigmas = spec.sampling.sigmas(settings["num_inference_steps"])
-    z = _sampled(model, subject, z0, sigmas, settings, unknown, derive_seed(seed, "label"), None)
+    z = _sampled(model, subject, z0, sigmas, settings, unknown, derive_seed(seed, "label"), step)
     return replace(subject, label=model.codec.decode(z, subject.given)[1].cpu())  # type: ignore[union-attr]
 
 
@@ -354,8 +376,6 @@ def _coarse(grid: ModelGrid, hole: Tensor, volume: MetaTensor) -> Tensor:
 def _voxels(model: DiffusionModel, given: Given) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """From what is diffused to a stack of voxel channels, and back."""
     codec, spec = model.codec, model.spec
-    if codec.latent is not None:
-        raise MedgenError("edit: a region cannot be kept by a latent model. Give a model without an autoencoder.")
     mean, std = (
         torch.tensor(values, device=model.device).reshape(1, -1, *[1] * spec.spatial_dims)
         for values in (spec.channel_mean, spec.channel_std)
@@ -364,7 +384,9 @@ def _voxels(model: DiffusionModel, given: Given) -> tuple[Callable[[Tensor], Ten
     def encode(stack: Tensor) -> Tensor:
         count = spec.image_channels
         image = (stack[:, :count] - given.center.to(stack)) / given.scale.to(stack)
-        return (codec.pack(torch.cat([image, stack[:, count:]], dim=1)) - mean) / std
+        voxels = torch.cat([image, stack[:, count:]], dim=1)
+        raw = codec.pack(voxels) if codec.latent is None else codec.latent.encode(voxels)
+        return (raw - mean) / std
 
     return functools.partial(codec.decode_stack, given=given), encode
 
@@ -377,7 +399,7 @@ def _sampled(
     settings: Mapping[str, Any],
     region: Tensor | None,
     stream_seed: int,
-    step: Callable[..., None] | None,
+    step: Callable[..., None],
 ) -> Tensor:
     """SDEdit of ``z0``, inside a region of voxels where there is one."""
     denoise: Any = model.bound(subject.given, settings, without=subject.without, controls=subject.controls)
@@ -399,12 +421,21 @@ def _noised(
     settings: Mapping[str, Any],
     region: Tensor | None,
     stream_seed: int,
-    step: Callable[..., None] | None,
+    step: Callable[..., None],
 ) -> Tensor:
     """Image ``(1, C, *size)`` after SDEdit."""
     z0 = model.codec.encode(subject.image, subject.given, subject.label).to(model.device)
     z = _sampled(model, subject, z0, sigmas, settings, region, stream_seed, step)
     return _image(model, z, subject)
+
+
+def _as_made(model: DiffusionModel, subject: _Subject) -> Tensor:
+    """The image ``(1, C, *size)`` as the model would give it back unchanged: of a latent model without the detail that
+    its autoencoder does not keep."""
+    if model.codec.latent is None:
+        return subject.image
+    with torch.no_grad(), at_most_threads(2, model.device):
+        return _image(model, model.codec.encode(subject.image, subject.given, subject.label).to(model.device), subject)
 
 
 def _inverted(
@@ -414,7 +445,7 @@ def _inverted(
     settings: Mapping[str, Any],
     region: Tensor | None,
     source_conditions: Mapping[str, Any],
-    step: Callable[..., None] | None,
+    step: Callable[..., None],
 ) -> Tensor:
     """Image ``(1, C, *size)`` after inversion under one conditioning and sampling under another."""
     z0 = model.codec.encode(subject.image, subject.given, subject.label).to(model.device)
@@ -425,7 +456,7 @@ def _inverted(
     if region is not None:
         target = Region(target, z0, region, *_voxels(model, subject.given))
     with torch.no_grad(), at_most_threads(2, model.device):
-        noisy = invert_ddim(source, z0, sigmas, iterations=INVERSION_ITERATIONS, tolerance=1e-4)
+        noisy = invert_ddim(source, z0, sigmas, iterations=INVERSION_ITERATIONS, tolerance=1e-4, callback=step)
         z = reconstruct_ddim(target, noisy, sigmas, callback=step).float()
     return _image(model, z, subject)
 

@@ -23,7 +23,16 @@ import medgen
 from medgen.checks import MedgenError, check_choice, check_range
 from medgen.geometry import spacing_of
 
-__all__ = ["METHODS", "HarmonizeReport", "Style", "cut_out", "foreground", "harmonize", "harmonize_file"]
+__all__ = [
+    "METHODS",
+    "HarmonizeReport",
+    "Style",
+    "check_is_scan",
+    "cut_out",
+    "foreground",
+    "harmonize",
+    "harmonize_file",
+]
 
 Array = NDArray[np.float64]
 METHODS = ("histogram", "landmarks", "texture")
@@ -31,6 +40,7 @@ LANDMARKS = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 OCTAVES_MM = (1.0, 2.0, 4.0, 8.0)
 LARGEST_GAIN = 3.0
 CUT_OUT = 0.1  # share of voxels of exactly the lowest value: nothing measured is so even
+LABEL_SHARE = 0.5  # of equal neighbours in a label map: 0.95 and more; in real 8-bit scans up to 0.13
 _QUANTILES = 1001
 _ROUNDS = 3
 _SAMPLE = 2_000_000
@@ -115,6 +125,37 @@ def foreground(volume: MetaTensor) -> NDArray[np.bool_]:
     sizes[0] = 0
     kept: NDArray[np.bool_] = (sizes >= 0.1 * sizes.max())[parts]
     return kept
+
+
+def check_is_scan(who: str, volume: MetaTensor, name: str) -> None:
+    """Refuse a label map or mask where a scan is needed.
+
+    That is one of whole numbers in which, the most frequent one apart, ``LABEL_SHARE`` of the voxels or more equal
+    their next neighbour.
+
+    Args:
+        who: the caller, for errors.
+        volume: ``(1, X, Y, Z)``, any unit.
+        name: what the user gave.
+
+    Raises:
+        MedgenError: it is one.
+    """
+    values = volume.as_tensor().cpu().numpy()[0]
+    if not np.array_equal(values, np.rint(values)):
+        return
+    ids, counts = np.unique(values, return_counts=True)
+    commonest, equal, all_ = ids[counts.argmax()], 0, 0
+    for axis in range(3):
+        ahead = np.moveaxis(values, axis, 0)
+        pairs = (ahead[1:] != commonest) & (ahead[:-1] != commonest)
+        equal += int((pairs & (ahead[1:] == ahead[:-1])).sum())
+        all_ += int(pairs.sum())
+    if len(ids) <= 2 or equal >= LABEL_SHARE * max(all_, 1):
+        raise MedgenError(
+            f"{who}: '{name}' looks like a label map or mask: {len(ids)} whole numbers in patches of one value. Give a "
+            "scan."
+        )
 
 
 def cut_out(volume: MetaTensor) -> NDArray[np.bool_]:
@@ -221,6 +262,8 @@ def harmonize_file(
     files = planned(output, [image, *references], overwrite)
     scan = read_scan(image)
     others = [read_scan(path) for path in references]
+    for path, given in zip([image, *references], [scan, *others], strict=True):
+        check_is_scan("harmonize", given.volume, str(path))
     style = Style.of([other.volume for other in others])
     result = harmonize(scan.volume, style, method, strength)
     gap = [float(np.abs(_measured(x, textures=False)[0] - style.quantiles).mean()) for x in (scan.volume, result)]

@@ -171,8 +171,8 @@ def inpaint_file(
             written.
         OSError: the disk is full, or the like; the outputs stay as they were.
     """
-    from medgen.cohort.contact_sheet import inpaint_sheet
     from medgen.io.atomic import atomic_path, write_json
+    from medgen.io.contact_sheet import inpaint_sheet
     from medgen.restoration.scans import outputs, read_hole, read_scan
 
     _check_arguments(mode, samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from medgen.checks import MedgenError
 from medgen.io.atomic import atomic_path, check_writable
 from medgen.models.autoencoder import AutoencoderModel
 from medgen.restoration.scans import read_scan
-from medgen.restoration.written import planned, write_results
+from medgen.restoration.written import Kind, planned, write_results
 
 __all__ = ["reconstruct_file"]
 
@@ -34,8 +35,8 @@ def reconstruct_file(
     """Encode and decode a scan; the result lies on the scan's grid, in its unit, with a record beside it.
 
     Args:
-        image: NIfTI file, or a folder with one DICOM series.
-        output: ``.nii`` or ``.nii.gz``, or a folder for a DICOM series.
+        image: NIfTI file, picture, or a folder with one DICOM series; for a model of label maps alone, the label map.
+        output: ``.nii`` or ``.nii.gz``, ``.png`` or ``.tif`` for a picture, or a folder for a DICOM series.
         model: of family ``autoencoder``: name, folder, or a loaded one.
         label: label map on the scan's grid, where the model encodes one.
         latent: also write the standardised latent, a ``.npy`` file ``(Z, *small)`` float32.
@@ -55,17 +56,24 @@ def reconstruct_file(
         _check_latent(Path(latent), overwrite)
     chosen = _loaded(model, device)
     scan = read_scan(image)
-    made = chosen.reconstruct(
-        scan.volume,
-        None if label is None else _read_label(label),
-        memory_budget=None if memory_budget_gb is None else memory_budget_gb * GIGABYTE,
-    )
-    result, code = made["image"], made["latent"]
-    assert isinstance(result, MetaTensor)  # the model makes an image: _loaded made sure
-    write_results(files, scan, result, result.meta["provenance"], "edited", overwrite=overwrite)
-    if latent is not None:
-        with atomic_path(latent) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, code.numpy().astype(np.float32))
+    budget = None if memory_budget_gb is None else memory_budget_gb * GIGABYTE
+    if chosen.spec.makes_image:
+        made = chosen.reconstruct(scan.volume, None if label is None else _label(label), memory_budget=budget)
+    else:
+        if label is not None:
+            raise MedgenError(
+                f"{chosen.spec.name} encodes a label map alone. Give it in place of the scan, no --label."
+            )
+        made = chosen.reconstruct(None, _whole(scan.volume, image), memory_budget=budget)
+    result, code = made["image" if chosen.spec.makes_image else "label"], made["latent"]
+    assert isinstance(result, MetaTensor)  # as told by the lines above
+    kind: Kind = "edited" if chosen.spec.makes_image else "segmented"
+    with ExitStack() as until_all_are_written:
+        if latent is not None:
+            temporary = until_all_are_written.enter_context(atomic_path(latent))
+            with open(temporary, "wb") as stream:
+                np.save(stream, code.numpy().astype(np.float32))
+        write_results(files, scan, result, result.meta["provenance"], kind, overwrite=overwrite)
     return tuple(code.shape)
 
 
@@ -77,18 +85,23 @@ def _loaded(model: str | os.PathLike[str] | AutoencoderModel, device: str) -> Au
         raise MedgenError(
             f"{chosen.spec.name}: a model of family '{chosen.spec.family}' does not reconstruct. Give an autoencoder."
         )
-    if chosen.spec.spatial_dims == 2 or not chosen.spec.makes_image:
-        raise MedgenError(
-            f"{chosen.spec.name}: only autoencoders of volumes with an image reconstruct scans. Use Python."
-        )
     return chosen
 
 
-def _read_label(path: str | os.PathLike[str]) -> MetaTensor:
-    from medgen.io.nifti import read_nifti
+def _label(path: str | os.PathLike[str]) -> MetaTensor:
+    return _whole(read_scan(path).volume, path)
 
-    found = read_nifti(Path(path), role="label")
-    return MetaTensor(found.as_tensor().to(torch.int16), affine=found.affine)
+
+def _whole(volume: MetaTensor, path: str | os.PathLike[str]) -> MetaTensor:
+    """Label ids int16.
+
+    Raises:
+        MedgenError: values that are not whole numbers.
+    """
+    ids = volume.as_tensor().to(torch.int16)
+    if not torch.equal(ids.float(), volume.as_tensor().float()):
+        raise MedgenError(f"label '{path}' holds values that are not whole numbers of 16 bit. Give a label map.")
+    return MetaTensor(ids, affine=volume.affine)
 
 
 def _check_latent(path: Path, overwrite: bool) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "Scan", "is_series", "outputs", "read_hole", "read_scan"]
 
 _NIFTI = (".nii.gz", ".nii")
+PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Scan:
     """A scan, and where it came from.
 
     Args:
-        volume: ``(1, X, Y, Z)`` float32 in the scan's unit, affine RAS+ mm.
+        volume: ``(1, X, Y, Z)`` float32 in the scan's unit, affine RAS+ mm; of a picture one slice ``(1, X, Y, 1)``.
         path: file or folder that was given.
         sha256: of the file's bytes; of a series, of the SHA-256 of its files in slice order, a line each.
         findings: what reading found out.
@@ -135,8 +136,13 @@ def is_series(path: str | os.PathLike[str]) -> bool:
     return path.is_dir() or (path.is_file() and not path.name.lower().endswith(_NIFTI) and looks_like_dicom(path))
 
 
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture with two axes, by its name."""
+    return Path(path).name.lower().endswith(PICTURES)
+
+
 def read_scan(path: str | os.PathLike[str]) -> Scan:
-    """Reads a NIfTI file, another volume file, or a folder with one DICOM series.
+    """Reads a NIfTI file, another volume file, a picture of one channel, or a folder with one DICOM series.
 
     Raises:
         MedgenError: it is missing, or not one volume of finite numbers; the text begins with a code where it has one.
@@ -150,12 +156,26 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
         return Scan(read_nifti(path, role="image"), path, _sha256([path]))
     if not path.exists():
         raise MedgenError(f"image '{path}' does not exist. Check the path.")
+    if is_picture(path):
+        return _read_picture(path)
     source = single_volume(path)
     stored = source.load()
     if not torch.isfinite(stored.as_tensor()).all():
         raise Refused("NON_FINITE", f"image '{path}' holds values that are NaN or infinite. Replace them first.")
     volume = MetaTensor(stored.as_tensor().float(), affine=stored.affine, meta={"source": str(path), "space": "RAS"})
     return Scan(volume, path, _sha256(source.files), tuple(source.findings), source, stored.numpy()[0])
+
+
+def _read_picture(path: Path) -> Scan:
+    """One slice, axial by convention; a pixel is 1 mm where the file does not say."""
+    from medgen.io.read_picture import read_picture
+
+    picture = read_picture(path)
+    if picture.shape[0] != 1:
+        raise MedgenError(f"image '{path}' holds {picture.shape[0]} channels; a scan has one. Convert it to grey.")
+    meta = {"source": str(path), "space": "RAS", "synthetic": bool(picture.meta["synthetic"])}
+    volume = MetaTensor(picture.as_tensor()[..., None], affine=picture.affine, meta=meta)
+    return Scan(volume, path, _sha256([path]), stored=volume.numpy()[0].astype(picture.meta["stored"]))
 
 
 def read_hole(path: str | os.PathLike[str], scan: Scan) -> tuple[MetaTensor, str]:

@@ -17,6 +17,7 @@ from medgen.checks import MedgenError, check_choice
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid, resample, spacing_of
 from medgen.intensity import IntensityWindow
+from medgen.restoration.extent import bounds_mm, warn_if_far
 from medgen.restoration.harmonize import cut_out, foreground
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def prepared(spec: ModelSpec, images: Mapping[str, MetaTensor], plane: str = "ax
     Raises:
         MedgenError: no image, an unknown modality, one that is no single finite volume, or that does not lie where the
             first one lies.
+
+    Warns:
+        UserWarning: what the first image shows is of quite another size than what the model was trained on.
     """
     check_choice(spec.task, "plane", plane, PLANES)
     for name, image in images.items():
@@ -112,7 +116,9 @@ def prepared(spec: ModelSpec, images: Mapping[str, MetaTensor], plane: str = "ax
         raise MedgenError(f"{spec.task}: no image is given. Give at least one of {wanted}.")
     axis = PLANES[plane] if spec.spatial_dims == 2 else None
     first = images[there[0]]
-    grid = _grid(spec, first, foreground(first), axis)
+    body = foreground(first)
+    _check_extent(spec, f"image '{there[0]}'", bounds_mm(body, np.asarray(first.affine.cpu(), dtype=np.float64)), axis)
+    grid = _grid(spec, first, body, axis)
     source = torch.zeros(len(spec.source_modalities), *grid.shape)
     for name in there:
         source[spec.source_modalities.index(name)] = _brought(images[name], grid)
@@ -217,6 +223,14 @@ def _check_image(who: str, name: str, image: MetaTensor) -> None:
         raise MedgenError(f"{who}: image '{name}' holds NaN or infinity. Replace them first.")
 
 
+def _check_extent(
+    spec: ModelSpec, what: str, bounds: tuple[NDArray[np.float64], NDArray[np.float64]], axis: int | None
+) -> None:
+    """Warn where what an image shows is much larger or smaller than the model's grid; of slices, in their plane."""
+    extent = bounds[1] - bounds[0] if axis is None else np.delete(bounds[1] - bounds[0], axis)
+    warn_if_far(spec, what, (extent / np.array(spec.grid.spacing)).tolist())
+
+
 def _brought(image: MetaTensor, grid: ModelGrid) -> Tensor:
     """``(X, Y, Z)`` in 0..1: an image on the model's grid, 0 where it does not reach."""
     values = image.as_tensor().cpu().float()
@@ -240,11 +254,8 @@ def _kept(first: MetaTensor, images: Sequence[MetaTensor]) -> NDArray[np.bool_]:
 def _grid(spec: ModelSpec, first: MetaTensor, body: NDArray[np.bool_], axis: int | None) -> ModelGrid:
     """The model's grid around what the first image shows."""
     affine = np.asarray(first.affine.cpu(), dtype=np.float64)
-    places = np.argwhere(body)
-    low, high = places.min(0) - 0.5, places.max(0) + 0.5
-    corners = np.array([[x, y, z, 1] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
-    world = (corners @ affine.T)[:, :3]
-    extent, center = world.max(0) - world.min(0), (world.max(0) + world.min(0)) / 2
+    low, high = bounds_mm(body, affine)
+    extent, center = high - low, (low + high) / 2
     spacing, least, unit = _steps(spec, affine, axis)
     size = np.maximum(np.ceil(extent / spacing / unit - 1e-6).astype(int) * unit, least)
     shape = tuple(first.shape[1:])

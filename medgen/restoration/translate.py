@@ -15,6 +15,7 @@ from torch import Tensor
 from medgen.checks import MedgenError, check_choice, check_count
 from medgen.intensity import IntensityWindow
 from medgen.models.controls import check_conditions
+from medgen.restoration.harmonize import check_is_scan
 from medgen.restoration.sources import (
     PLANES,
     Progress,
@@ -198,6 +199,8 @@ def translate_file(
     files = planned(output, inputs, overwrite, {"uncertainty": uncertainty})
     scans = {name: read_scan(images[name]) for name in order}
     wanted = None if reference is None else read_scan(reference)
+    if wanted is not None:
+        check_is_scan("translate", wanted.volume, str(reference))
     volumes = {name: scan.volume for name, scan in scans.items()}
     made = translate(
         volumes, chosen, mode, samples, seed, conditions=conditions, plane=plane, mirror=mirror, callback=callback,

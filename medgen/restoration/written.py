@@ -15,12 +15,14 @@ import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
+from medgen.geometry import spacing_of
 from medgen.io.atomic import atomic_path, check_writable, write_json
-from medgen.restoration.scans import Scan, is_series
+from medgen.restoration.scans import Scan, is_picture, is_series
 
 __all__ = ["Files", "Kind", "finding_texts", "planned", "write_results"]
 
-NIFTI = (".nii.gz", ".nii")
+NIFTI = (".nii", ".nii.gz")
+WRITABLE_PICTURES = (".png", ".tif", ".tiff")
 Kind = Literal["edited", "translated", "harmonized", "segmented"]
 _DERIVATIONS = {"edited": "generated", "translated": "generated", "harmonized": "processed", "segmented": "segmented"}
 
@@ -30,10 +32,10 @@ class Files:
     """Where results go.
 
     Args:
-        target: the image: a NIfTI file, or a folder for a DICOM series.
+        target: the image: a NIfTI file, a picture for a picture, or a folder for a DICOM series.
         record: the JSON file beside it.
         is_series: whether ``target`` is a folder.
-        more: further NIfTI files by what they hold.
+        more: further files of the same kind (of a series: NIfTI) by what they hold.
     """
 
     target: Path
@@ -52,10 +54,12 @@ def planned(
     """Names of the result, its record and what else is written, all of which can be.
 
     Args:
-        output: a ``.nii`` or ``.nii.gz`` file, or a folder, for which the first input must be a DICOM series.
+        output: a ``.nii`` or ``.nii.gz`` file; a ``.png`` or ``.tif`` file where the first input is a picture (a NIfTI
+            file of one slice is nothing that others read as a scan); or a folder, for which the first input must be a
+            DICOM series.
         inputs: all files and folders that are read; the result lies on the first one's grid.
         overwrite: whether outputs may exist.
-        more: further NIfTI files by what they hold; None is left out.
+        more: further files by what they hold; None is left out.
         series: whether a folder may be written.
 
     Raises:
@@ -63,17 +67,18 @@ def planned(
             be written, a folder that holds an input or anything but a series, or a record of another make.
     """
     target = Path(output)
-    ending = next((end for end in NIFTI if target.name.lower().endswith(end)), "")
+    allowed = WRITABLE_PICTURES if is_picture(inputs[0]) else NIFTI
+    ending = next((end for end in allowed if target.name.lower().endswith(end)), "")
     of_series = series and is_series(inputs[0])
     folder = not ending and of_series and (target.is_dir() or not target.suffix)
     if not ending and not folder:
         hint = " (or be a folder, without a suffix)" if of_series else ""
-        raise MedgenError(f"output '{output}' must end in .nii or .nii.gz{hint}. Rename it.")
+        raise MedgenError(f"output '{output}' must end in {_listed(allowed)}{hint}. Rename it.")
     record = target.with_name(target.name[: len(target.name) - len(ending)] + ".json")
     others = {name: Path(path) for name, path in (more or {}).items() if path is not None}
     for name, path in others.items():
-        if not path.name.lower().endswith(NIFTI):
-            raise MedgenError(f"{name} '{path}' must end in .nii or .nii.gz. Rename it.")
+        if not path.name.lower().endswith(allowed):
+            raise MedgenError(f"{name} '{path}' must end in {_listed(allowed)}. Rename it.")
     _check_outputs({"output": target, "record": record, **others}, inputs, overwrite)
     if folder:
         from medgen.io.convert import check_output
@@ -130,16 +135,44 @@ def write_results(
         write_json(path(files.record), dict(provenance))
         for name, volume in (more or {}).items():
             if name in files.more:
-                extra = MetaTensor(plain(volume), affine=scan.volume.affine)
-                nifti.write_nifti(path(files.more[name]), extra, synthetic=synthetic)
+                _write_plain(path(files.more[name]), scan, plain(volume), provenance, synthetic)
         if files.is_series:
             clipped = _write_series(files.target, scan, values, mask, provenance, kind, overwrite)
         elif same and scan.stored is None and _is_nifti(scan.path):
             clipped = nifti.write_like(path(files.target), scan.path, plain(values), plain(mask), synthetic=synthetic)
         else:
             made, clipped = _merged(scan, values, mask) if same else (plain(values), 0)
-            nifti.write_nifti(path(files.target), MetaTensor(made, affine=scan.volume.affine), synthetic=synthetic)
+            _write_plain(path(files.target), scan, made, provenance, synthetic)
     return clipped
+
+
+def _write_plain(path: Path, scan: Scan, values: torch.Tensor, provenance: Mapping[str, Any], synthetic: bool) -> None:
+    """A NIfTI file on the scan's grid, or a picture.
+
+    Whole numbers go into a picture as they are; others over the range of their values (PNG), which is noted in the
+    file, or as they are (TIFF).
+    """
+    from medgen.io import nifti
+    from medgen.io.write_picture import write_picture
+
+    if path.name.lower().endswith(NIFTI):
+        nifti.write_nifti(path, MetaTensor(values, affine=scan.volume.affine), synthetic=synthetic)
+        return
+    low, high = float(values.min()), float(values.max())
+    window = low, high if high > low else low + 1
+    notes = {**provenance, "window": list(window)} if path.suffix.lower() == ".png" else provenance
+    write_picture(
+        path, values[..., 0], window=window, spacing=_spacing(scan), synthetic=synthetic, provenance=notes
+    )  # fmt: skip
+
+
+def _spacing(scan: Scan) -> tuple[float, float]:
+    x, y, _ = spacing_of(scan.volume.affine).tolist()
+    return float(x), float(y)
+
+
+def _listed(endings: Sequence[str]) -> str:
+    return f"{', '.join(endings[:-1])} or {endings[-1]}"
 
 
 def finding_texts(scans: Sequence[Scan]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from medgen.trainers.config import TrainConfig
 from medgen.trainers.data import Items, Source
 from medgen.trainers.ema import Ema
 from medgen.trainers.principal import can_start_principal, principal_start, quiet_branches, rows_of
+from medgen.trainers.statistics import channel_moments
 
 STATISTICS_ITEMS = 24
 SMALLEST_DEVIATION = 1e-4
@@ -122,12 +123,6 @@ class AutoencoderConfig(TrainConfig):
             )
 
 
-def moments(samples: Sequence[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel over samples ``(C, *spatial)``."""
-    values = torch.cat([sample.flatten(1).cpu().double() for sample in samples], dim=1)
-    return tuple(values.mean(1).tolist()), tuple(values.std(1).clamp(min=SMALLEST_DEVIATION).tolist())
-
-
 def _stack(codec: VoxelCodec, item: Mapping[str, Tensor]) -> Tensor:
     """Voxel channels ``(1, C, *spatial)`` of an item."""
     return codec.stack(item["image"][None], item["label"][None] if "label" in item else None)
@@ -173,7 +168,9 @@ class AutoencoderTrainer(RunTrainer[AutoencoderConfig, AutoencoderSpec]):
         spec = cls.make_spec(config, source.people)
         plain, codec = LatentSpace(spec, nn.Identity()), VoxelCodec(spec)
         items = Items(source, config, "statistics")
-        mean, deviation = moments([plain.padded(_stack(codec, items[i]))[0] for i in range(STATISTICS_ITEMS)])
+        mean, deviation = channel_moments(
+            [plain.padded(_stack(codec, items[i]))[0] for i in range(STATISTICS_ITEMS)], SMALLEST_DEVIATION
+        )
         return {"channel_mean": mean, "channel_std": deviation}
 
     @classmethod
@@ -236,7 +233,7 @@ class AutoencoderTrainer(RunTrainer[AutoencoderConfig, AutoencoderSpec]):
         terms = {"reconstruction": (y - x).abs().mean(), "latent": latent_loss}
         loss = terms["reconstruction"] + terms["latent"]
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(y, x)
+            terms["perceptual"] = self.perceptual(y, x, derive_seed(self.config.seed, "perceptual", step))
             loss = loss + self.config.perceptual.weight * terms["perceptual"]
         fooling = self.discriminator is not None and step >= self.config.adversarial.start_step
         if fooling:
@@ -255,7 +252,7 @@ class AutoencoderTrainer(RunTrainer[AutoencoderConfig, AutoencoderSpec]):
         measured = LatentSpace(self.spec, self.ema["autoencoder"].network)
         items = Items(self.source, self.config, "statistics")
         drawn = [_stack(self.codec, items[index]).to(self.device) for index in range(STATISTICS_ITEMS)]
-        mean, deviation = moments([measured.raw(x)[0] for x in drawn])
+        mean, deviation = channel_moments([measured.raw(x)[0] for x in drawn], SMALLEST_DEVIATION)
         return dataclasses.replace(self.spec, latent_mean=mean, latent_std=deviation)
 
     def _begin(self) -> None:

@@ -35,7 +35,7 @@ from medgen.trainers.conditions import Conditions, Encoder, dropped
 from medgen.trainers.config import POPULATION, TrainConfig
 from medgen.trainers.gridding import to_grid
 from medgen.trainers.measured import Attributes, measure_label
-from medgen.trainers.subjects import SHOWN, SlicedSubject, Subject, read_case, unpaired
+from medgen.trainers.subjects import SHOWN, SlicedSubject, Subject, read_case, unpaired, warn_mirrored
 
 __all__ = [
     "BatchesFrom", "FileSource", "Item", "Items", "PopulationSource", "Source", "find_pairs", "is_held_out",
@@ -149,7 +149,9 @@ class FileSource:
         """
         whole = [case if isinstance(case, Case) else as_case(*case) for case in cases]
         people = len({case.person for case in whole})
-        return cls(config, _read_all(config, whole), people, conditions, encoder, others)
+        members = _read_all(config, whole)
+        warn_mirrored(config, members)
+        return cls(config, members, people, conditions, encoder, others)
 
     def tell_as(self, controls: Sequence[Control]) -> None:
         """Say what items show in the terms of a model: its classes in its order, its mean and deviation of numbers.

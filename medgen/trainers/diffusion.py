@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -232,7 +234,8 @@ class DiffusionTrainer(RunTrainer[DiffusionConfig, DiffusionSpec]):
         if config.task == "inpaint":
             weight = hole_weight(batch["inpaint_mask"], x0.shape[2:])
         elif config.label_balance:
-            weight = label_weight(self.codec.kind(batch["label"]), config.label_balance, x0.shape[2:])
+            kind = self.codec.kind(batch["label"])
+            weight = label_weight(kind, config.label_balance, x0.shape[2:], config.label_balance_by)
         device = self.device
         controls = {key: batch[key].to(device) for key in CONTROL_KEYS if key in batch}
         return Prepared(x0.to(device), given, noise.to(device), sigma, weight.to(device), controls)
@@ -302,19 +305,43 @@ def hole_weight(inpaint_mask: Tensor, size: Sequence[int]) -> Tensor:
     return weight / weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def label_weight(kind: Tensor, balance: float, size: Sequence[int]) -> Tensor:
+def label_weight(kind: Tensor, balance: float, size: Sequence[int], by: str = "label") -> Tensor:
     """Weight of each packed voxel in the loss: small labels count as much as large ones with ``balance`` 1.
 
     Args:
         kind: ``(B, 1, *spatial)`` int64, see :meth:`medgen.models.codec.Codec.kind`.
         balance: a label's voxels weigh ``share ** -balance``, its share of the item at least ``LEAST_SHARE``.
         size: packed voxels per axis, 2D or 3D.
+        by: ``label``, or ``piece``: what a label weighs is then shared out anew among its connected pieces, see
+            :func:`shared_out`.
 
     Returns:
         ``(B, 1, *size)``: the mean over the voxels packed together, over that of the item.
     """
-    share = torch.stack([torch.bincount(k.flatten(), minlength=int(kind.max()) + 1) / k.numel() for k in kind])
-    table = share.clamp(min=LEAST_SHARE) ** -balance
-    each = torch.stack([t[k] for t, k in zip(table, kind, strict=True)])
+    each = torch.stack([_shares(k) ** -balance for k in kind])
+    if by == "piece":
+        each = torch.stack([shared_out(w, k, balance) for w, k in zip(each, kind, strict=True)])
     weight = F.interpolate(each, size=list(size), mode="area")
     return weight / weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _shares(parts: Tensor) -> Tensor:
+    """Share of the item that each voxel's part has, at least ``LEAST_SHARE``; ``parts`` int64 of any shape."""
+    return (torch.bincount(parts.flatten()) / parts.numel()).clamp(min=LEAST_SHARE)[parts]
+
+
+def shared_out(weight: Tensor, kind: Tensor, balance: float) -> Tensor:
+    """``weight`` with that of each label shared out among its connected pieces, diagonals joining.
+
+    Args:
+        weight: ``(1, *spatial)`` float32.
+        kind: ``(1, *spatial)`` int64, 0 for the background, which stays as it is.
+        balance: voxels of a piece weigh its ``share ** -balance``, over the mean of the label.
+    """
+    done = weight.clone()
+    for label in torch.unique(kind[kind > 0]).tolist():
+        mask = kind == label
+        numbers, _ = ndimage.label(mask.numpy(), np.ones([3] * kind.ndim))
+        own = _shares(torch.from_numpy(numbers).long())[mask] ** -balance
+        done[mask] = weight[mask] * own / own.mean()
+    return done

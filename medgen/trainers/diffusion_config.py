@@ -53,6 +53,9 @@ class DiffusionConfig(TrainConfig):
             the finest detail counts as much as the coarse structure, with 2 as much as its share of the variance.
         label_balance: weight of each voxel in the loss (tasks with a label): its label's share of the item to the
             power of ``-label_balance``, over the mean. With 0 a small nucleus counts by its few voxels.
+        label_balance_by: ``label``, or ``piece``: what a label weighs is shared out anew among its connected pieces (of
+            slices, in the slice), so that a small lesion counts beside a large one; see
+            :func:`~medgen.trainers.diffusion.label_weight`.
 
     The rest: :class:`~medgen.trainers.config.TrainConfig`.
 
@@ -74,6 +77,7 @@ class DiffusionConfig(TrainConfig):
     weighting: str = checked(choice(_weightings), default="edm")
     channel_balance: float = checked(number(0, 2), default=0.0)
     label_balance: float = checked(number(0, 1), default=0.0)
+    label_balance_by: str = checked(choice(lambda: ("label", "piece")), default="label")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,7 +29,7 @@ from medgen.trainers.data import Source
 from medgen.trainers.ema import Ema
 from medgen.trainers.gan_config import GanConfig
 from medgen.trainers.gan_rounds import ROUNDS, Contest, Table
-from medgen.trainers.statistics import SMALLEST_DEVIATION, drawn_items
+from medgen.trainers.statistics import channel_moments, drawn_items
 
 __all__ = ["GanConfig", "GanTrainer"]
 JUDGES = "discriminator"  # networks whose names begin so learn against the others
@@ -85,13 +85,15 @@ class GanTrainer(RunTrainer[GanConfig, GanSpec]):
         codec = GanCodec(cls.make_spec(config, source.people, found))
         items = drawn_items(config, source)
         stacks = [codec.stack(i["image"][None], i["label"][None] if "label" in i else None) for i in items]
-        found["channel_mean"], found["channel_std"] = figures(stacks)
+        found["channel_mean"], found["channel_std"] = channel_moments([stack[0] for stack in stacks])
         if config.source_modalities:
-            found["source_mean"], found["source_std"] = figures([item["source"][None] for item in items])
+            found["source_mean"], found["source_std"] = channel_moments([item["source"] for item in items])
         codec = GanCodec(cls.make_spec(config, source.people, found))
-        found["band_std"] = figures([codec.standardised(stack) for stack in stacks])[1]
+        found["band_std"] = channel_moments([codec.standardised(stack)[0] for stack in stacks])[1]
         if config.kind == "cyclegan":
-            found["source_band_std"] = figures([codec.encode_source(item["source"][None]) for item in items])[1]
+            found["source_band_std"] = channel_moments(
+                [codec.encode_source(item["source"][None])[0] for item in items]
+            )[1]
         return found
 
     @classmethod
@@ -181,7 +183,7 @@ class GanTrainer(RunTrainer[GanConfig, GanSpec]):
         if self.config.feature_matching_weight and contest.paired:
             with torch.no_grad():
                 wanted = self.logits(contest, self.seen(contest, contest.real, ()))
-            changed = self.augmentation or self.spec.packing_levels  # then what was judged is not where the real one is
+            changed = self.augmentation or self.spec.makes_blocks  # then what was judged is not where the real one is
             shown = self.logits(contest, self.seen(contest, contest.fake, ())) if changed else answers
             loss = loss + self.config.feature_matching_weight * feature_matching(wanted[:-1], shown[:-1])
         return loss
@@ -196,8 +198,8 @@ class GanTrainer(RunTrainer[GanConfig, GanSpec]):
     def seen(self, contest: Contest, sample: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
         """A sample as the discriminator sees it: augmented, with what it was made for.
 
-        Packed samples are rolled by a part of a block, the same for the batch, so that the grid of blocks does not
-        show in what is generated; and each band is divided by the root of its deviation, so that fine detail counts.
+        Samples that are made in blocks are rolled by a part of a block, the same for the batch, so that the grid of
+        blocks does not show; and each band is divided by the root of its deviation, so that fine detail counts.
 
         Args:
             contest: of the sample.
@@ -206,15 +208,15 @@ class GanTrainer(RunTrainer[GanConfig, GanSpec]):
         """
         told = contest.told
         x = sample if told is None else torch.cat([sample, told], dim=1)
-        if streams and (self.augmentation or self.spec.packing_levels):
+        if streams and (self.augmentation or self.spec.makes_blocks):
             x = self.codec.pack(self.changed(self.codec.unpack(x), streams))
         bands = self.codec.bands(contest.back).to(x).sqrt()
         return torch.cat([x[:, : sample.shape[1]] / bands, x[:, sample.shape[1] :]], dim=1)
 
     def changed(self, voxels: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-        """Voxels rolled by a part of a block, and augmented."""
+        """Voxels rolled by a part of a block where they are made in blocks, and augmented."""
         dims = self.spec.spatial_dims
-        if self.spec.packing_levels:
+        if self.spec.makes_blocks:
             shifts = torch.randint(self.spec.reduction, (dims,), generator=streams[0]).tolist()
             voxels = voxels.roll(shifts, list(range(2, 2 + dims)))
         if not self.augmentation:
@@ -279,12 +281,6 @@ def judge_forms(config: GanConfig, spec: GanSpec) -> dict[str, dict[str, Any]]:
     if spec.control_encoder is not None:
         found["discriminator_controls"] = spec.control_encoder
     return found
-
-
-def figures(stacks: Sequence[Tensor]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of samples ``(1, C, *spatial)``."""
-    values = torch.cat([stack[0].flatten(1) for stack in stacks], dim=1).double()
-    return values.mean(1).tolist(), values.std(1).clamp(min=SMALLEST_DEVIATION).tolist()
 
 
 def parameters_of(networks: Mapping[str, nn.Module]) -> list[Tensor]:

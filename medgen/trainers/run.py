@@ -23,7 +23,7 @@ from medgen.diffusion.randomness import derive_seed
 from medgen.io.atomic import atomic_path, check_writable, write_json
 from medgen.io.configs import find_config
 from medgen.models.base import Model
-from medgen.models.bundled import find_model, load_model
+from medgen.models.bundled import RUN, find_model, load_model
 from medgen.models.device import resolve_device
 from medgen.models.folder import SPECIFICATION, ModelFiles, open_model, read_spec, save_model
 from medgen.models.specification import ModelSpec
@@ -86,13 +86,16 @@ def train(
         _check_same(state["config"], settings)
     source = make_source(settings, FAST_PEOPLE if fast_dev_run else None)
     first = None
-    if state is None and (settings.first_stage or settings.first_stage_model):
-        if not resume:
-            shutil.rmtree(folder / FIRST_STAGE, ignore_errors=True)
+    builds_on = state is None and bool(settings.first_stage or settings.first_stage_model)
+    if builds_on:
+        if not resume:  # the first stage is already part of the new run
+            _clear_folder(folder)
         first = _first_stage(settings, config, folder, fast_dev_run=fast_dev_run, device=where, progress=progress)
     with _threads(state["threads"] if state is not None else None):
         run = _prepare_run(settings, folder, source, where, state, first)
-        _clear_folder(folder, resume)
+        remove_leftovers(folder)
+        if not (resume or builds_on):
+            _clear_folder(folder)
         _write_config(settings, folder)
         run.go(progress)
         return run.save()
@@ -105,7 +108,7 @@ def _first_stage(
     if config.first_stage_model:
         return load_model(config.first_stage_model, device=device)
     inner = folder / FIRST_STAGE
-    if not (inner / "model" / SPECIFICATION).is_file():
+    if not (inner / RUN / SPECIFICATION).is_file():
         held_out = list(config.held_out_endings)  # nobody may be trained on in the first stage alone
         changes = [f"data={config.data}", f"layout={config.layout}", f"held_out_endings={held_out}"]
         resume = (inner / CHECKPOINT).exists()
@@ -113,7 +116,7 @@ def _first_stage(
             _first_stage_config(config, path), inner, changes,
             resume=resume, fast_dev_run=fast_dev_run, device=str(device), progress=progress,
         )  # fmt: skip
-    return load_model(inner / "model", device=device)
+    return load_model(inner / RUN, device=device)
 
 
 def _first_stage_config(config: TrainConfig, path: str | Path) -> Path:
@@ -222,11 +225,15 @@ def _check_origin(spec: ModelSpec, origin: ModelFiles, names: Sequence[str]) -> 
     """Refuse to continue from a model that another network or another encoding belongs to."""
     for name in ("family", *names):
         wanted, found = getattr(spec, name, None), getattr(origin.spec, name, None)
-        if wanted != found:
-            raise MedgenError(
-                f"start_from '{origin.spec.name}': its {name} is {short(found)}, the configuration's {short(wanted)}. "
-                "Make them equal, or start anew."
-            )
+        if wanted == found:
+            continue
+        if isinstance(wanted, dict) and isinstance(found, dict):
+            key = next(key for key in (*wanted, *found) if wanted.get(key) != found.get(key))
+            name, wanted, found = f"{name}.{key}", wanted.get(key), found.get(key)
+        raise MedgenError(
+            f"start_from '{origin.spec.name}': its {name} is {short(found)}, the configuration's {short(wanted)}. "
+            "Make them equal, or start anew."
+        )
 
 
 class _Run:
@@ -317,7 +324,7 @@ class _Run:
 
     def save(self) -> Path:
         """Write ``model/``, and how long the training took to ``run.json``."""
-        target = self.folder / "model"
+        target = self.folder / RUN
         save_model(target, self.trainer.final_spec(), joined_state(self.trainer.kept()), overwrite=True)
         write_json(self.folder / RECORD, {"steps": self.trainer.steps_done, "minutes": round(self.seconds / 60, 2)})
         return target
@@ -334,14 +341,12 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise MedgenError(f"output '{folder}' is not empty. Add --resume to continue it, --overwrite to replace it.")
 
 
-def _clear_folder(folder: Path, resume: bool) -> None:
-    """Clear what a killed run was writing and, unless it goes on, what a run before left (nothing else is touched)."""
-    remove_leftovers(folder)
-    if not resume:
-        for name in (CHECKPOINT, CONFIG, RECORD):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("logs", "pictures", "model"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+def _clear_folder(folder: Path) -> None:
+    """Clear what a run before left; nothing else is touched."""
+    for name in (CHECKPOINT, CONFIG, RECORD):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("logs", "pictures", RUN, FIRST_STAGE):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _check_same(before: dict[str, Any], config: TrainConfig) -> None:

@@ -26,6 +26,19 @@ def drawn_items(config: TrainConfig, source: Source) -> list[Item]:
     return [items[index] for index in range(STATISTICS_ITEMS)]
 
 
+def channel_moments(
+    samples: Sequence[Tensor], smallest: float = SMALLEST_DEVIATION
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over samples ``(C, *spatial)``.
+
+    Args:
+        samples: of the same channels.
+        smallest: what a deviation is at least.
+    """
+    values = torch.cat([sample.flatten(1).cpu().double() for sample in samples], dim=1)
+    return tuple(values.mean(1).tolist()), tuple(values.std(1).clamp(min=smallest).tolist())
+
+
 def measure_diffused(config: TrainConfig, source: Source, codec: Codec) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each diffused channel.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from medgen.trainers.measured import Attributes, measure_label
 LEAST_SLICE = 0.1
 SHOWN = 0.1
 RECORDED_SLICES = 5
+MIRRORED = 0.2  # of an axis, beyond which a warning is due
 NORMAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
@@ -36,6 +38,7 @@ class Subject:
         source: given images in 0..1, ``(S, *grid.size)``, missing ones 0.
         present: which of them are there, ``(S,)`` float 0 or 1.
         attributes: of the case; ``spacing_mm`` is the largest voxel edge of its first image.
+        mirrored: largest share of an axis of the grid that lies beyond the scan and shows its mirror image.
     """
 
     image: Tensor | None
@@ -43,6 +46,7 @@ class Subject:
     source: Tensor
     present: Tensor
     attributes: Attributes = field(default_factory=dict)
+    mirrored: float = 0.0
 
     @property
     def stack(self) -> Tensor:
@@ -198,6 +202,7 @@ def _read_volume(
         _filled(given, place.size, kind),
         torch.tensor([float(x is not None) for x in given]),
         {"spacing_mm": float(spacing_of(reference.affine).max()), **case.attributes},
+        place.mirrored,
     )
     if not sliced:
         return Subject(*parts)
@@ -216,6 +221,7 @@ class _Cropped:
 
         self.spacing, self.size = config.grid.spacing, tuple(config.grid.size)
         self._grid = ModelGrid.around(reference.affine, reference.shape[1:], self.spacing, multiple=1)
+        self.mirrored = beyond(self._grid.shape, self.size)
 
     def put(self, volume: Any, mode: Any) -> Tensor:
         """A volume ``(1, X, Y, Z)`` on the grid, ``(1, *size)``."""
@@ -241,9 +247,28 @@ class _Sliced(_Cropped):
         self.spacing = (step,) * 3
         self._grid = ModelGrid.around(reference.affine, reference.shape[1:], self.spacing, multiple=1)
         self.size = self._grid.shape
+        flat = [[n for a, n in enumerate(self.size) if a != NORMAL_AXIS[p]] for p in planes(config.slices or Slices())]
+        self.mirrored = max(beyond(shape, config.grid.size) for shape in flat)
 
     def put(self, volume: Any, mode: Any) -> Tensor:
         return _onto(self._grid, volume, mode)
+
+
+def beyond(shape: Sequence[int], size: Sequence[int]) -> float:
+    """Largest share of an axis of a grid of ``size`` voxels that a scan of ``shape`` voxels about its centre leaves."""
+    return max(0.0, *(1 - have / want for have, want in zip(shape, size, strict=True)))
+
+
+def warn_mirrored(config: TrainConfig, members: Sequence[Subject]) -> None:
+    """Warn of a grid that reaches far beyond the scans: a model would learn their mirror images."""
+    count, most = sum(m.mirrored > MIRRORED for m in members), max(m.mirrored for m in members)
+    if count:
+        extent = " x ".join(f"{n * s:g}" for n, s in zip(config.grid.size, config.grid.spacing, strict=True))
+        warnings.warn(
+            f"train: the grid ({extent} mm) reaches beyond {count} of {len(members)} scans, by up to {most:.0%} of an "
+            "axis; what lies beyond is their mirror image. A smaller grid.size shows real tissue alone.",
+            stacklevel=4,
+        )
 
 
 def _onto(grid: Any, volume: Any, mode: Any) -> Tensor:

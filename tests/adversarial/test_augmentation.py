@@ -55,6 +55,17 @@ def test_a_shift_looks_where_it_says(dims: int) -> None:
     assert torch.allclose(made[:, :, :, :-2], x[:, :, :, 2:], atol=1e-5)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_is_only_shifted_is_not_blurred(dims: int) -> None:
+    only = AugmentationRange(shift=0.4, scale=0, rotation_degrees=0, contrast=0, brightness=0)
+    change = draw_change(only, volume(dims).shape[2:], 1.0, generators(range(4)))
+    assert change.shift.any()
+    checks = torch.zeros(volume(dims).shape)
+    checks[:] = sum(torch.meshgrid(*(torch.arange(n) for n in checks.shape[2:]), indexing="ij")) % 2
+    made = apply_change(checks, change, 0)
+    assert torch.allclose(made, made.round(), atol=1e-4)
+
+
 def test_intensities_of_image_channels_only() -> None:
     x = volume(2)
     change = Change(torch.eye(2).expand(4, -1, -1), torch.zeros(4, 2), torch.full((4,), 2.0), torch.ones(4))

@@ -25,10 +25,10 @@ from rich.console import Console
 
 import medgen
 from medgen.checks import MedgenError
-from medgen.cohort.contact_sheet import comparison_sheet
 from medgen.diffusion.randomness import derive_seed
 from medgen.io.atomic import atomic_path
 from medgen.io.configs import read_yaml
+from medgen.io.contact_sheet import comparison_sheet
 from medgen.metrics import bootstrap_interval, frechet_distance, precision_recall_intervals, standardise
 from medgen.models.base import Model
 from medgen.networks import build_network

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgen.cohort.contact_sheet import comparison_sheet
+from medgen.io.contact_sheet import comparison_sheet
 from medgen.metrics import standardise
 from tests.bench.judge import Judge
 from tests.bench.people import People, Volume, as_meta

@@ -215,7 +215,7 @@ def test_people_of_the_repository_as_volumes_and_as_slices(tmp_path: Path) -> No
             shutil.copy(source / kind / f"hippocampus_{old}.nii.gz", tmp_path / kind / f"hippocampus_{new}.nii.gz")
     whole = load_people(tmp_path, Grid((1.0,) * 3, (32, 48, 32)))
     assert (len(whole.training), len(whole.held_out), len(whole.gallery)) == (2, 2, 2)
-    flat = load_people(tmp_path, Grid((0.75, 0.75), (64, 64)), "coronal")
+    flat = load_people(tmp_path, Grid((0.5, 0.5), (64, 64)), "coronal")
     assert flat.name == "2D 64x64 coronal"
     assert len(flat.gallery) > 20
     assert all(volume.image.shape == (64, 64) and volume.ids.any() for volume in flat.gallery)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -105,7 +104,10 @@ def test_generate_passes_everything_on(tmp_path: Path, monkeypatch: pytest.Monke
         return CohortSummary(output, ("sub-0001", "sub-0002"), 1, output / "contact_sheet.png")
 
     monkeypatch.setattr("medgen.cohort.generate.generate_cohort", fake)
-    monkeypatch.setattr("medgen.models.bundled.load_model", lambda name, device: (name, device))
+    loaded = SimpleNamespace(spec=SimpleNamespace(name="brain-t1", controls=()))
+    monkeypatch.setattr(
+        "medgen.models.bundled.load_model", lambda name, device: calls.append({"loaded": (name, device)}) or loaded
+    )
     write_nifti(tmp_path / "label.nii.gz", MetaTensor(torch.ones(1, 4, 4, 4, dtype=torch.int16), affine=np.eye(4)))
     result = run(
         "generate", "brain-t1", "-n", 2, "-o", tmp_path / "c", "--seed", 7, "--sampler", "heun",
@@ -114,11 +116,25 @@ def test_generate_passes_everything_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert result.exit_code == 0, result.output
     assert "1 subject made, 1 kept" in result.stdout
     assert str(tmp_path / "c" / "contact_sheet.png") in result.stdout
-    call = calls[0]
-    assert call["model"] == ("brain-t1", "cpu")
+    assert calls[0]["loaded"] == ("brain-t1", "cpu")
+    call = calls[1]
+    assert call["model"] is loaded
+    assert callable(call["notify"])
     assert (call["n"], call["seed"], call["sampler"], call["num_inference_steps"]) == (2, 7, "heun", 5)
     assert call["label"].shape == (1, 4, 4, 4)
     assert (call["resume"], call["overwrite"]) == (True, False)
+
+
+def test_an_interrupted_cohort_is_told_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    loaded = SimpleNamespace(spec=SimpleNamespace(name="brain-t1", controls=()))
+    monkeypatch.setattr("medgen.models.bundled.load_model", lambda name, device: loaded)
+    monkeypatch.setattr("medgen.cohort.generate.generate_cohort", stop)
+    result = run("generate", "brain-t1", "-o", tmp_path / "c")
+    assert result.exit_code == 130
+    assert result.stderr == "medgen: interrupted: complete subjects stay; continue with --resume\n"
 
 
 def fake_inpaint(monkeypatch: pytest.MonkeyPatch, fraction: float) -> list[tuple[Any, ...]]:
@@ -169,25 +185,6 @@ def test_train_passes_overrides_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert str(tmp_path / "run" / "model") in result.stdout
     assert calls[0]["overrides"] == ["network#channels=[8, 16]", "seed=3", f"data={tmp_path}"]
     assert (calls[0]["fast_dev_run"], calls[0]["resume"]) == (True, False)
-
-
-def test_models_lists_and_fails_on_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medgen.models.bundled import ModelSummary
-
-    good = ModelSummary(
-        "good", tmp_path / "good", "1.0.0", "diffusion", "joint", "T1w", (1, 1, 1), (8, 8, 8), 10, 20, "CC0", "ab" * 32
-    )
-    monkeypatch.setattr("medgen.models.bundled.describe_models", lambda folder: [good])
-    result = run("models", "-o", tmp_path / "list.json")
-    assert result.exit_code == 0
-    assert "good 1.0.0  diffusion, joint, T1w, 8 x 8 x 8 voxels of 1 x 1 x 1 mm" in result.stdout
-    assert json.loads((tmp_path / "list.json").read_text())[0]["name"] == "good"
-    assert json.loads(run("models", "--json").stdout)[0]["parameters"] == 10
-    bad = ModelSummary("bad", tmp_path / "bad", problem="weights are damaged")
-    monkeypatch.setattr("medgen.models.bundled.describe_models", lambda folder: [good, bad])
-    result = run("models")
-    assert result.exit_code == 1
-    assert "bad: cannot be loaded: weights are damaged" in result.stdout
 
 
 def test_importing_starts_nothing() -> None:

@@ -18,6 +18,7 @@ from medgen.cli.modalities import images_by_modality
 from medgen.cli.segment import segment
 from medgen.models.folder import save_model
 from medgen.models.weights import joined_state
+from medgen.restoration.segment import SegmentReport
 from tests.restoration.small_models import small_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -60,6 +61,24 @@ def test_edit(files: Path) -> None:
     assert wrong.exit_code == 1
     assert "must be one of large, small" in wrong.stderr or "must be one of small, large" in wrong.stderr
     assert run("edit", "-o", "x.nii.gz", "-m", files / "image").exit_code == 2
+    for more, word in (
+        (["--condition", "sise=large"], "Did you mean 'size'? Model 'small-image' accepts size=small|large."),
+        (["--prompt", "a large one"], "listens to no text. Model 'small-image' accepts size=small|large."),
+        (["--strength", 0], "strength must lie above 0"),
+    ):
+        wrong = run("edit", files / "scan.nii.gz", "-o", files / "b.nii.gz", "-m", files / "image", *more)
+        assert wrong.exit_code == 1
+        assert word in wrong.stderr
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_the_library_is_one_line(files: Path) -> None:
+    scan = np.random.default_rng(0).normal(100, 20, (40, 16, 16)).astype(np.float32)
+    nib.save(nib.Nifti1Image(scan, np.diag([4.0, 4, 4, 1])), files / "large.nii.gz")
+    result = run("edit", files / "large.nii.gz", "-o", files / "out.nii.gz", "-m", files / "image", "--strength", 0.4)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("medgen: warning: the scan covers 160 x 64 x 64 mm, far more than the 64 x 64 x 64")
+    assert result.stderr.count("\n") == 1
 
 
 def test_harmonize(files: Path) -> None:
@@ -83,8 +102,28 @@ def test_segment(files: Path) -> None:
     assert "MODALITY=PATH" in wrong.stderr
 
 
-def test_images_are_named_unless_there_is_only_one_kind() -> None:
-    assert images_by_modality(["scan.nii.gz"], ["T1w"]) == {"T1w": Path("scan.nii.gz")}
-    for arguments, text in (([], "no image"), (["T1w=a", "T1w=b"], "twice"), (["a.nii.gz"], "MODALITY=PATH")):
-        with pytest.raises(MedgenError, match=text):
-            images_by_modality(arguments, ["T1w", "T2w"])
+def test_segment_says_what_no_sample_shows(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(given: object, output: Path, **options: object) -> SegmentReport:
+        return SegmentReport({"front": 0.0, "back": 1.5}, {"front": 0.0, "back": 0.1}, {}, output, output)
+
+    monkeypatch.setattr("medgen.restoration.segment.segment_file", fake)
+    result = run("segment", f"T1w={files / 'scan.nii.gz'}", "-m", files / "segment", "-o", files / "label.nii.gz")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "medgen: warning: no sample shows front.\n"
+
+
+def test_images_are_named_unless_there_is_only_one_kind(tmp_path: Path) -> None:
+    assert images_by_modality(["scan.nii.gz"], ["T1w"], "m") == {"T1w": Path("scan.nii.gz")}
+    odd = tmp_path / "a=b.nii.gz"
+    odd.touch()
+    assert images_by_modality([str(odd)], ["T1w"], "m") == {"T1w": odd}
+    for arguments, text in (
+        ([], "no image"),
+        (["T1w=a", "T1w=b"], "twice"),
+        (["a.nii.gz"], "must read MODALITY=PATH. Model 'm' takes T1w=PATH, T2w=PATH."),
+        (["T1=a.nii.gz"], "modality 'T1' of 'T1=a.nii.gz' is unknown. Did you mean 'T1w'?"),
+        (["T1w="], "names no file"),
+    ):
+        with pytest.raises(MedgenError) as refused:
+            images_by_modality(arguments, ["T1w", "T2w"], "m")
+        assert text in str(refused.value)

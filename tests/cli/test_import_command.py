@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +85,21 @@ def test_what_is_wrong_is_one_line(bundle: Path, tmp_path: Path) -> None:
     assert "does not say how noise was added in training" in run.output
     assert len(run.output.strip().splitlines()) == 1
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow  # starts Python three times
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    section = (root / "README.md").read_text(encoding="utf-8").split("## Models from MONAI and diffusers")[1]
+    script = section.split("```bash\n")[1].split("```")[0]
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, module in (("python", ""), ("medgen", "-m medgen ")):
+        (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
+        (commands / name).chmod(0o755)
+    paths = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    known = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": paths}
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=known, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 subject made: from_imported" in done.stdout
+    assert (tmp_path / "from_imported" / "sub-0001_T1w.png").is_file()

@@ -14,9 +14,9 @@ import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
-from medgen.cohort.conditions import check_asked, parse_conditions, subject_conditions
+from medgen.cohort.conditions import check_asked, parse_conditions, requested, subject_conditions
 from medgen.cohort.generate import generate_cohort
-from medgen.cohort.labels import LabelFolder, on_model_grid, read_label
+from medgen.cohort.labels import LabelFolder, on_model_grid, placed, placing_note, read_label
 from medgen.io.nifti import read_nifti, write_nifti
 from medgen.io.read_picture import read_picture
 from medgen.io.write_picture import write_picture
@@ -35,7 +35,7 @@ class FakeModel:
         self.dims, self.channels = dims, tuple(channels)
         self.spec = SimpleNamespace(
             name="fake", modality="T1w", controls=CONTROLS, channels=self.channels,
-            image_channels=len(self.channels) or 1, grid=SimpleNamespace(spacing=(2.0,) * dims),
+            image_channels=len(self.channels) or 1, grid=SimpleNamespace(spacing=(2.0,) * dims, size=(12,) * dims),
             intensity=SimpleNamespace(scale=1000.0, unit="arbitrary T1 units"),
         )  # fmt: skip
 
@@ -110,13 +110,38 @@ def test_refused_requests_leave_nothing(tmp_path: Path, asked: dict[str, Any], w
 def test_parsing() -> None:
     found = parse_conditions(["size=large", "volume_ml = 2.5:4", "note=a:b"], "a = b")
     assert found == {"size": "large", "volume_ml": (2.5, 4.0), "note": "a:b", "prompt": "a = b"}
-    for options, word in ((["size"], "NAME=VALUE"), (["=x"], "NAME=VALUE"), (["a=1", "a=2"], "given twice")):
+    for options, word in (
+        (["size"], "NAME=VALUE"),
+        (["=x"], "NAME=VALUE"),
+        (["size="], "NAME=VALUE"),
+        (["a=1", "a=2"], "given twice"),
+    ):
         with pytest.raises(MedgenError, match=word):
             parse_conditions(options)
     assert check_asked(CONTROLS, {"volume_ml": "3"}) == {"volume_ml": 3.0}
     two = [subject_conditions({"a": (0, 1), "b": (0, 1)}, i) for i in range(20)]
     assert len({(row["a"], row["b"]) for row in two}) == 20
     assert all(row["a"] != row["b"] for row in two)
+
+
+@pytest.mark.parametrize(
+    ("options", "prompt", "word"),
+    [
+        (["size"], None, "must be NAME=VALUE. Got 'size'."),
+        (["sise=large"], None, "condition 'sise' is unknown. Did you mean 'size'?"),
+        ([], "a large one", "--prompt: this model listens to no text."),
+        (["volume_ml=2.5:3"], None, "condition 'volume_ml' must be one value here, not LOW:HIGH."),
+    ],
+)
+def test_refusals_say_what_the_model_accepts(options: list[str], prompt: str | None, word: str) -> None:
+    with pytest.raises(MedgenError) as refused:
+        requested("boxes", CONTROLS, options, prompt, "edit")
+    assert word in str(refused.value)
+    assert str(refused.value).endswith("Model 'boxes' accepts size=large|small, volume_ml=2..4 ml.")
+    with pytest.raises(MedgenError, match="Model 'boxes' has no conditions"):
+        requested("boxes", (), options, prompt)
+    with pytest.raises(MedgenError, match=r"^edit: condition 'size' must be one of large, small; got 'huge'"):
+        requested("boxes", CONTROLS, ["size=huge"], command="edit")
 
 
 def test_one_subject_for_each_label_map(tmp_path: Path) -> None:
@@ -135,6 +160,12 @@ def test_one_subject_for_each_label_map(tmp_path: Path) -> None:
     assert [int(label.sum()) for label in made] == [8, 64, 216, 8]
     hashes = {record(tmp_path / "c", number)["label_sha256"] for number in (1, 2, 3, 4)}
     assert len(hashes) == 3
+    assert [record(tmp_path / "c", number)["label_file"] for number in (1, 2, 3, 4)] == [
+        f"sub-{number}_dseg.nii.gz" for number in (0, 1, 2, 0)
+    ]
+    manifest = (tmp_path / "c" / "manifest.json").read_text()
+    assert [entry["label_file"] for entry in json.loads(manifest)["subjects"]][1] == "sub-1_dseg.nii.gz"
+    assert str(tmp_path) not in manifest
     with pytest.raises(MedgenError, match="begun with label_sha256"):
         generate_cohort(FakeModel(), 4, tmp_path / "c", label=labels[0], resume=True)
     with pytest.raises(MedgenError, match="holds no label maps"):
@@ -186,6 +217,10 @@ def test_label_of_a_slice_comes_to_the_models_grid(tmp_path: Path) -> None:
     found = on_model_grid(FakeModel(2), read_label(tmp_path / "a.png"))
     assert found.shape == (1, 12, 8)
     assert int((found == 3).sum()) == 4 * 3
+    place = placed(FakeModel(2), read_label(tmp_path / "a.png"))[1]
+    assert (place.file, place.given["size"], place.used["size"]) == ("a.png", [20, 10], [12, 8])
+    assert "a.png is resampled" in placing_note([place])
+    assert placing_note([placed(FakeModel(2), found)[1]]) == ""
     write_picture(tmp_path / "b.png", ids)
     assert int((on_model_grid(FakeModel(2), read_label(tmp_path / "b.png")) == 3).sum()) == 8 * 6
     with pytest.raises(MedgenError, match="3 spatial axes"):

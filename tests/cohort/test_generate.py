@@ -22,7 +22,7 @@ class FakeModel:
     spec = SimpleNamespace(
         name="fake",
         modality="T1w",
-        grid=SimpleNamespace(spacing=(2.0, 2.0, 2.0)),
+        grid=SimpleNamespace(spacing=(2.0, 2.0, 2.0), size=(16, 16, 16)),
         intensity=SimpleNamespace(scale=1000.0, unit="arbitrary T1 units"),
     )
     hash = "abc"
@@ -157,13 +157,31 @@ def test_own_label_of_any_grid(tmp_path: Path) -> None:
     ids = torch.zeros((1, 30, 30, 30), dtype=torch.int32)
     ids[:, 5:15, 11:21, 11:21] = 17
     label = MetaTensor(ids, affine=np.diag([-1.0, -1, 1, 1]))
-    generate_cohort(FakeModel(), 1, tmp_path / "c", label=label)
+    notes: list[str] = []
+    generate_cohort(FakeModel(), 1, tmp_path / "c", label=label, notify=notes.append)
     made = read_nifti(tmp_path / "c" / "sub-0001_dseg.nii.gz", role="label")
     assert made.shape == (1, 16, 16, 16)
     assert (made == 17).sum() == 125
     np.testing.assert_array_equal(np.diag(made.affine), [2, 2, 2, 1])
     record = json.loads((tmp_path / "c" / "sub-0001.json").read_text())
     assert len(record["label_sha256"]) == 64
+    assert record["label_grid"] == {
+        "given": {"size": [30, 30, 30], "spacing": [1, 1, 1], "axes": "LPS"},
+        "used": {"size": [16, 16, 16], "spacing": [2, 2, 2], "axes": "RAS"},
+    }
+    assert notes == [
+        "the label map is resampled for the model's grid: 30 x 30 x 30 voxels of 1 x 1 x 1 mm, LPS became 16 x 16 x 16 "
+        "voxels of 2 x 2 x 2 mm, RAS"
+    ]
+
+
+def test_a_label_map_of_another_region_is_warned_of_once(tmp_path: Path) -> None:
+    labels = [MetaTensor(torch.ones(1, size, 16, 16, dtype=torch.int16), affine=np.diag([2.0, 2, 2, 1])) for size in
+              (16, 40, 60)]  # fmt: skip
+    with pytest.warns(UserWarning, match="label map covers 80 x 32 x 32 mm, far more than the 32 x 32 x 32 mm") as told:
+        generate_cohort(FakeModel(), 3, tmp_path / "c", label=labels)
+    assert len(told) == 1
+    generate_cohort(FakeModel(), 1, tmp_path / "d", label=labels)  # the large ones are not used
 
 
 def test_output_is_a_file(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_reconstruction_lies_on_the_scans_grid() -> None:
     assert made["label"].dtype == torch.int16
     assert set(torch.unique(made["label"]).tolist()) <= {0, 3}
     assert made["image"].meta["provenance"]["model"] == "tiny-coder"
-    with pytest.raises(MedgenError, match="needs label"):
+    with pytest.raises(MedgenError, match="label must be given"):
         coder.reconstruct(image)
     with pytest.raises(MedgenError, match=r"must have 1 channels and 3 axes"):
         coder.reconstruct(image[:, 0], label)

@@ -18,6 +18,7 @@ from monai.data import MetaTensor
 from medgen.io.configs import shipped_configs
 from medgen.io.nifti import write_nifti
 from medgen.models import save_model
+from medgen.models.bundle import bundle_metadata
 from medgen.models.bundled import load_model
 from medgen.models.specification import ModelSpec
 from medgen.models.weights import joined_state
@@ -148,3 +149,30 @@ def test_monais_parser_gives_medgens_files(name: str, tmp_path: Path) -> None:
         parser.get_parsed_content("run")
     by_medgen(tmp_path / "model", tmp_path / "ours", given)
     same_files(tmp_path / "theirs", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_metadata_names_every_channel_of_the_network(name: str) -> None:
+    spec = planned_spec(load_config(shipped_configs()[name]), shipped_configs()[name])
+    form = next(iter(spec.networks().values()))
+    described = bundle_metadata(spec)["network_data_format"]
+    taken = sum(form.get(key, 0) for key in ("in_channels", "condition_channels", "label_channels"))
+    if taken:
+        assert described["inputs"]["image"]["num_channels"] == taken
+    if "num_tokens" in form:
+        assert described["outputs"]["pred"]["num_channels"] == form["num_tokens"]
+        assert described["inputs"]["tokens"]["value_range"] == [0, form["num_tokens"] - 1]
+        return
+    made = described["outputs"]["pred"]
+    assert made["num_channels"] == form["out_channels"]
+    named = set(made["channel_def"].values())
+    assert len(named) == made["num_channels"]
+    assert not any(word.startswith("conditioning") for word in named)
+
+
+def test_metadata_of_a_packed_autoencoder_speaks_of_voxels() -> None:
+    spec = planned_spec(load_config(shipped_configs()["vqvae_tiny"]), shipped_configs()["vqvae_tiny"])
+    described = bundle_metadata(spec)["network_data_format"]["inputs"]["image"]
+    assert described["spatial_shape"] == [8, 12, 8]
+    assert described["channel_def"]["0"] == "T1w, band 0"
+    assert described["channel_def"]["191"] == "label posterior, band 63"

@@ -35,12 +35,12 @@ def content(kind: str, dims: int = 3, packing: int = 1, **changes: Any) -> dict[
     voxels = 1 + (2 if kind == "style" else 0)
     sources, factor = SOURCES.get(kind, []), 2 ** (packing * dims)
     told = factor * (len(labels) if kind == "spade" else len(sources))
-    size = [n // 2**packing for n in SIZES[dims]]
     wiring: dict[str, Any] = {"spatial_dims": dims, "out_channels": voxels * factor}
-    if kind in ("style", "spade"):
-        wiring |= {"size": size, "context_dim": 0}
+    if kind == "style":
+        wiring |= {"out_channels": voxels, "size": SIZES[dims], "context_dim": 0}
     if kind == "spade":
-        wiring["label_channels"] = told
+        size = [n // 2**packing for n in SIZES[dims]]
+        wiring |= {"size": size, "context_dim": 0, "label_channels": told}
     if kind in SOURCES:
         wiring["in_channels"] = told + (len(sources) if kind == "pix2pix" else 0)
     found = {
@@ -180,10 +180,10 @@ def test_codec_there_and_back() -> None:
 
 @pytest.mark.parametrize(("dims", "packing"), [(2, 1), (3, 1), (2, 2), (2, 0)])
 def test_low_bands_alone_make_a_smooth_image(dims: int, packing: int) -> None:
-    codec = make("style", dims, packing).codec
+    codec = make("spade", dims, packing).codec
     factor = 2 ** (packing * dims)
     size = [n // 2**packing for n in SIZES[dims]]
-    made = torch.randn(1, 3 * factor, *size) if not packing else torch.zeros(1, 3 * factor, *size)
+    made = torch.zeros(1, factor, *size)
     ramp = torch.arange(size[1], dtype=torch.float32).reshape(-1, *[1] * (dims - 2)).expand(*size)
     made[:, 0] = ramp
     image = codec.unpack(codec.finished(made))[0, 0]
@@ -191,6 +191,21 @@ def test_low_bands_alone_make_a_smooth_image(dims: int, packing: int) -> None:
     steps = inner.diff(dim=1)
     assert torch.allclose(steps, steps.mean().expand_as(steps), atol=1e-5), "a ramp without blocks"
     assert steps.mean().item() == pytest.approx(0.5 / (2**packing * factor**0.5), rel=1e-4)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_no_grid_of_blocks_shows(dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, dims, [24, 32, 20][:dims])
+    model = make("style", dims)
+    with torch.no_grad():
+        made = model.networks["generator"](torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+        voxels = model.codec.unpack(model.codec.finished(made))
+    inner = voxels[(slice(None), slice(None), *[slice(4, -4)] * dims)]
+    places = torch.meshgrid(*(torch.arange(n) for n in inner.shape[2:]), indexing="ij")
+    variance = inner.flatten(2).var(2)
+    for along in (places[0], sum(places[1:], places[0])):
+        alternating = (inner * (1 - 2 * (along % 2))).flatten(2).mean(2).square()
+        assert (alternating / variance).mean() < 0.01, "of all that varies, what changes its sign from voxel to voxel"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from monai.data import MetaTensor
 from medgen import load_model
 from medgen.checks import MedgenError
 from medgen.io.nifti import read_nifti
-from medgen.restoration.edit import edit, edit_file, interpolate
+from medgen.restoration.edit import edit, edit_file
+from medgen.restoration.interpolate import interpolate
 from tests.restoration.small_models import small_model
 
 AFFINES = {
@@ -99,7 +101,8 @@ def test_what_cannot_be_edited_is_refused() -> None:
     image, region, label = scan("ras")
     model = small_model("image")
     cases = [
-        ("strength", lambda: edit(image, model, 0.0)),
+        ("strength must lie above 0", lambda: edit(image, model, 0.0)),
+        ("and up to 1. Got 1.5", lambda: edit(image, model, 1.5)),
         ("method", lambda: edit(image, model, method="sdedi")),
         ("empty", lambda: edit(image, model, inpaint_mask=region * 0)),
         ("grid", lambda: edit(image, model, inpaint_mask=scan("lps")[1])),
@@ -115,6 +118,64 @@ def test_what_cannot_be_edited_is_refused() -> None:
     for text, call in cases:
         with pytest.raises(MedgenError, match=text):
             call()
+
+
+def test_a_region_of_a_far_larger_scan_is_edited_in_a_box_of_the_models_size() -> None:
+    """The rest of the scan does not matter, not even for the intensities; nothing is to be warned of."""
+    image, region, _ = scan("ras", (60, 20, 16))
+    region[:] = 0
+    region[:, 50:53, 8:11, 6:9] = 1
+    model = small_model("image")
+    made = edit(image, model, 0.7, inpaint_mask=region)
+    inside = region.as_tensor() > 0
+    assert torch.equal(made.as_tensor()[~inside], image.as_tensor()[~inside])
+    assert (made.as_tensor()[inside] != image.as_tensor()[inside]).all()
+    other = image.clone()
+    other[:, :20] *= 40
+    torch.testing.assert_close(
+        edit(other, model, 0.7, inpaint_mask=region).as_tensor()[inside], made.as_tensor()[inside]
+    )
+    with pytest.warns(UserWarning, match="the scan covers 240 x 80 x 64 mm, far more than the 64 x 64 x 64 mm"):
+        edit(image, model, 0.7)
+
+
+@pytest.mark.parametrize("method", ["sdedit", "inversion"])
+@pytest.mark.parametrize("task", ["image", "joint"])
+def test_progress_counts_the_steps_of_all_samples(method: str, task: str) -> None:
+    seen: list[tuple[int, int]] = []
+    image, _, _ = scan("ras")
+    samples = 2 if method == "sdedit" else 1
+    edit(
+        image, small_model(task), 1.0, method=method, samples=samples, num_inference_steps=4,
+        callback=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    total = (8 if method == "sdedit" else 6) + (4 if task == "joint" else 0)
+    assert seen == [(done, total) for done in range(total + 1)]
+
+
+def test_inversion_draws_nothing_and_says_what_it_did() -> None:
+    image, _, _ = scan("ras")
+    for options in ({"samples": 2}, {"sampler": "ddpm"}):
+        with pytest.raises(MedgenError, match="'inversion' draws nothing and has its own sampler"):
+            edit(image, small_model("image"), method="inversion", **options)
+    model = small_model("image", sized=True)
+    asked = {"conditions": {"size": "large"}, "source_conditions": {"size": "small"}}
+    made = edit(image, model, method="inversion", num_inference_steps=3, **asked)
+    record = made.meta["provenance"]
+    assert record["conditions"] == {"size": "large"}
+    assert record["source_conditions"] == {"size": "small"}
+    assert record["sampler"] == "ddim"
+
+
+def test_a_model_without_control_dropout_is_told_everything() -> None:
+    image, _, _ = scan("ras")
+    model = small_model("image", sized=True)
+    model.spec = dataclasses.replace(model.spec, control_dropout=0.0)
+    with pytest.raises(MedgenError, match=r"must be told everything\. Got no size"):
+        edit(image, model)
+    with pytest.raises(MedgenError, match=r"must be told everything\. Got no size"):
+        interpolate(model)
+    assert edit(image, model, conditions={"size": "small"}, num_inference_steps=2).shape == image.shape
 
 
 def test_files_keep_header_type_and_every_stored_number_outside(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from medgen.checks import MedgenError
-from medgen.restoration.harmonize import METHODS, Style, foreground, harmonize, harmonize_file
+from medgen.io.nifti import read_nifti
+from medgen.restoration.harmonize import METHODS, Style, check_is_scan, foreground, harmonize, harmonize_file
 
+HIPPOCAMPUS = Path(__file__).parents[1] / "data" / "hippocampus"
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, 0, 2.0, -5], [0, 1.5, 0, 3], [0, 0, 0, 1.0]])
 
 
@@ -81,6 +83,23 @@ def test_foreground_of_a_noisy_scan_and_of_one_that_was_cut_out() -> None:
         assert (found == (real > 0)).mean() > 0.97
     with pytest.raises(MedgenError, match="constant"):
         foreground(volume(np.ones((4, 4, 4))))
+
+
+@pytest.mark.parametrize("file", sorted((HIPPOCAMPUS / "images").iterdir()), ids=lambda file: file.name[12:15])
+def test_label_maps_are_told_from_scans(file: Path) -> None:
+    check_is_scan("harmonize", read_nifti(file), file.name)
+    label = read_nifti(HIPPOCAMPUS / "labels" / file.name)
+    for values in (label, label > 0):
+        with pytest.raises(MedgenError, match=r"looks like a label map or mask: [23] whole numbers"):
+            check_is_scan("harmonize", MetaTensor(values.as_tensor().float(), affine=label.affine), file.name)
+
+
+def test_a_label_map_for_a_reference_is_refused(tmp_path: Path) -> None:
+    image, label = (HIPPOCAMPUS / folder / "hippocampus_003.nii.gz" for folder in ("images", "labels"))
+    for given, reference in ((image, label), (label, image)):
+        with pytest.raises(MedgenError, match=r"labels/hippocampus_003\.nii\.gz' looks like a label map"):
+            harmonize_file(given, [reference], tmp_path / "out.nii.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -13,8 +13,8 @@ import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
-from medgen.cohort import contact_sheet
 from medgen.geometry import ModelGrid
+from medgen.io import contact_sheet
 from medgen.models.diffusion_model import DiffusionModel
 from medgen.models.specification import ModelSpec
 from medgen.networks import build_network

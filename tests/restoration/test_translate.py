@@ -125,6 +125,13 @@ def test_the_unit_is_the_models_or_that_of_a_reference() -> None:
     assert doubled.max() / own.max() == pytest.approx(window / 500, rel=0.05)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_small_piece_of_a_head_is_warned_of(dims: int) -> None:
+    images, model = scans("ras"), small_model("translate", dims, spacing=18.0)
+    with pytest.warns(UserWarning, match="image 'T1w' covers .* far less than the 288 x 288"):
+        translate(images, model)
+
+
 def test_what_cannot_be_translated_is_refused() -> None:
     images, model = scans("ras"), small_model("translate")
     shifted = images["T2w"].affine.clone()

@@ -587,7 +587,7 @@ def test_a_run_starts_from_the_weights_and_figures_of_a_model(write_config: Writ
     one, two = open_model(first), open_model(second)
     assert one.spec.channel_std == two.spec.channel_std
     assert all(torch.allclose(one.state[name], two.state[name], atol=1e-6) for name in one.state)
-    with pytest.raises(MedgenError, match="its network is"):
+    with pytest.raises(MedgenError, match=r"its network\.channels is \[8, 16\], the configuration's \[16, 16\]"):
         train(write_config(), tmp_path / "third", [*overrides, "net#channels=[16, 16]"])
     assert not (tmp_path / "third").exists() or not any((tmp_path / "third").iterdir())
 
@@ -605,3 +605,17 @@ def test_small_labels_weigh_more_with_label_balance() -> None:
     single = torch.zeros(1, 1, 16, 16, 16, dtype=torch.long)
     single[..., 0, 0, 0] = 1
     assert label_weight(single, 1.0, (16, 16, 16)).max() < 1001, "a stray voxel does not rule the loss"
+
+
+def test_small_pieces_weigh_more_with_balance_by_piece() -> None:
+    kind = torch.zeros(1, 1, 16, 16, dtype=torch.long)
+    kind[0, 0, :4, :4] = 1  # 16 voxels
+    kind[0, 0, 10, 10] = kind[0, 0, 11, 11] = 1  # 2, joined by their corners
+    kind[0, 0, 8:10, :2] = 2  # 4
+    by_label, by_piece = (label_weight(kind, 0.5, (16, 16), by)[0, 0] for by in ("label", "piece"))
+    assert by_label[0, 0] == by_label[10, 10]
+    assert (by_piece[10, 10] / by_piece[0, 0]).item() == pytest.approx(8**0.5)
+    assert by_piece[10, 10] == by_piece[11, 11]
+    ones = kind[0, 0] == 1
+    assert by_piece[ones].sum().item() == pytest.approx(by_label[ones].sum().item()), "the label weighs the same"
+    assert torch.allclose(by_piece[~ones], by_label[~ones]), "one piece, and the background"

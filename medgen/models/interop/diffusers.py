@@ -1,6 +1,6 @@
 """Folders of diffusers (``config.json`` with weights beside it) as registered networks.
 
-``UNet2DModel`` was the pattern for MONAI's ``DiffusionModelUNet``: with the settings checked in :func:`unet_form` both
+``UNet2DModel`` was the pattern for MONAI's ``DiffusionModelUNet``: with the settings checked in :data:`EXACT` both
 compute the same, and the weights are renamed. ``UNet2DConditionModel`` normalises its transformers with another
 epsilon than its residual blocks, and ``AutoencoderKL`` mixes mean and variance in one convolution; MONAI's classes can
 express neither, so that these stay what they are behind :class:`~medgen.networks.diffusers_unet.DiffusersUNet` and
@@ -18,7 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
-from medgen.checks import MedgenError
+from medgen.checks import MedgenError, check_choice
+from medgen.models.interop.schedulers import CHAIN_PREDICTIONS, NOT_ADAPTED
 from medgen.models.interop.weights import fit_weights, read_weights
 from medgen.networks.diffusers_unet import changed_settings
 from medgen.networks.registry import check_plain, parameter_shapes, short
@@ -80,7 +81,10 @@ DEFAULT_CHANNELS: dict[Any, tuple[int, ...]] = {
     "UNet2DConditionModel": (320, 640, 1280, 1280),
     "AutoencoderKL": (64,),
 }
-STATED = ("in_channels", "out_channels", "block_out_channels", "latent_channels", "scaling_factor", "shift_factor")
+STATED = (
+    "in_channels", "out_channels", "block_out_channels", "latent_channels", "scaling_factor", "shift_factor",
+    "latents_mean", "latents_std",
+)  # fmt: skip
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -240,20 +244,28 @@ def timesteps_form(config: Mapping[str, Any], source: str) -> tuple[dict[str, An
         The form that :func:`medgen.diffusion.timesteps.make_timesteps` takes, and the prediction type.
 
     Raises:
-        MedgenError: a schedule that has no such form.
+        MedgenError: a schedule that has no such form, or that :func:`~medgen.models.interop.schedulers.adapt_scheduler`
+            refuses.
     """
     name = str(config.get("_class_name", ""))
     count = int(config.get("num_train_timesteps", 1000))
     if name.startswith("FlowMatch"):
-        return {"schedule": "flow", "num_train_timesteps": count, "shift": float(config.get("shift", 1.0))}, "flow"
+        shift = 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", 1.0))
+        return {"schedule": "flow", "num_train_timesteps": count, "shift": shift}, "flow"
+    if config.get("timestep_type", "discrete") != "discrete":
+        raise MedgenError(
+            f"{source}: {name} with timestep_type 'continuous' feeds log sigma to its network, which is not adapted. "
+            "Write denoise(x, sigma, conditioning) for it yourself."
+        )
     schedule = config.get("beta_schedule", "linear")
     plain = not config.get("rescale_betas_zero_snr") and config.get("trained_betas") is None
-    if schedule not in ("linear", "scaled_linear", "squaredcos_cap_v2") or not plain or name.startswith("EDM"):
+    if schedule not in ("linear", "scaled_linear", "squaredcos_cap_v2") or not plain or name in NOT_ADAPTED:
         raise MedgenError(
             f"{source}: only linear, scaled_linear and squaredcos_cap_v2 betas can be kept in a model folder. Got "
             f"{name} with {short(schedule)}. Adapt the scheduler object: denoiser_from_scheduler."
         )
     kind = str(config.get("prediction_type", "epsilon"))
+    check_choice("adapt_scheduler", "prediction_type", kind, CHAIN_PREDICTIONS)
     if schedule == "squaredcos_cap_v2":
         return {"schedule": "cosine", "num_train_timesteps": count}, kind
     ends = {"beta_start": float(config.get("beta_start", 1e-4)), "beta_end": float(config.get("beta_end", 0.02))}

@@ -8,7 +8,8 @@ A small YAML says what the source does not: name, grid, and what cannot be read 
   a whole registry form (``_target_`` and arguments);
 - ``scheduler``: ``name`` and arguments of a MONAI scheduler, or a form of :mod:`medgen.diffusion.timesteps` with
   ``prediction_type``;
-- ``scale_factor``: of the latents, where the source does not say; ``value_range``: of the images it was trained on.
+- ``scale_factor``: of the latents, where the source does not say; ``value_range``: of the images that the networks
+  were trained on (of the autoencoder, in a latent model), -1 to 1 for diffusers and else 0 to 1.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgen.checks import MedgenError, check_choice
 from medgen.io.configs import read_yaml
-from medgen.models.autoencoder_spec import AUTOENCODER_TASKS
+from medgen.models.autoencoder_spec import AUTOENCODER_TASKS, latent_channels
 from medgen.models.fields import refuse
 from medgen.models.folder import save_model
 from medgen.models.interop.diffusers import CONFIG, SCHEDULER, read_diffusers, read_diffusers_config
@@ -65,12 +66,17 @@ Part = tuple[dict[str, Any], "dict[str, Tensor]"]
 
 @dataclass
 class _Source:
-    """What was found: parts by role, and what is known of the noise and the latents."""
+    """What was found: parts by role, and what is known of the noise, the latents and the images.
+
+    Latents are ``scale_factor (z - latent_mean) / latent_std``, mean and deviation by channel where they are given.
+    """
 
     parts: dict[str, Part] = field(default_factory=dict)
     timesteps: dict[str, Any] | None = None
     prediction_type: str | None = None
     scale_factor: float | None = None
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
     value_range: tuple[float, float] = (0.0, 1.0)
 
 
@@ -141,6 +147,11 @@ def _read(source: Path, said: Mapping[str, Any]) -> _Source:
         found.scale_factor = float(said["scale_factor"])
     if "value_range" in said:
         found.value_range = (float(said["value_range"][0]), float(said["value_range"][1]))
+    low, high = found.value_range
+    if low >= high:
+        raise MedgenError(f"import: value_range must be [low, high] with low < high. Got {[low, high]}. Correct it.")
+    if found.scale_factor is not None and not found.scale_factor > 0:
+        raise MedgenError(f"import: scale_factor must be above 0. Got {found.scale_factor}. Correct it.")
     return found
 
 
@@ -251,12 +262,21 @@ def _read_diffusers(source: Path) -> _Source:
         role = next(role for role, targets in ROLES.items() if form[TARGET] in targets)
         found.parts[role] = form, state
         if role == "autoencoder":
-            found.scale_factor = float(read_diffusers_config(folder / CONFIG).get("scaling_factor", 0.18215))
+            _read_latent_figures(found, read_diffusers_config(folder / CONFIG))
     for file in (source / "scheduler" / SCHEDULER, source / SCHEDULER):
         if file.is_file():
             found.timesteps, found.prediction_type = diffusers_timesteps(read_diffusers_config(file), str(file))
             break
     return found
+
+
+def _read_latent_figures(found: _Source, config: Mapping[str, Any]) -> None:
+    """Scale, shift (one number) and mean and deviation (by channel) of the latents of a diffusers autoencoder."""
+    found.scale_factor = float(config.get("scaling_factor") or 0.18215)
+    count = int(config.get("latent_channels", 4))
+    shift = config.get("shift_factor")
+    found.latent_mean = tuple(config.get("latents_mean") or ([float(shift)] * count if shift else []))
+    found.latent_std = tuple(config.get("latents_std") or [])
 
 
 def _read_file(source: Path, said: Mapping[str, Any]) -> _Source:
@@ -297,29 +317,31 @@ def _compose(said: Mapping[str, Any], found: _Source) -> tuple[ModelSpec, dict[s
     fields |= {"family": "diffusion", "network": form, "prediction_type": kind, "timesteps": found.timesteps}
     if "control" in found.parts:
         fields["control_network"] = found.parts["control"][0]
-    low, high = found.value_range
-    if low >= high:
-        raise MedgenError(f"import: value_range must be [low, high] with low < high. Got {[low, high]}. Correct it.")
-    if found.scale_factor is not None and not found.scale_factor > 0:
-        raise MedgenError(f"import: scale_factor must be above 0. Got {found.scale_factor}. Correct it.")
     channels = int(form["out_channels"])
-    # image in 0..1 = (x - low) / (high - low)
-    mean, std = [-low / (high - low)] * channels, [1 / (high - low)] * channels
+    figures = _image_figures(found, channels)
     if "autoencoder" in found.parts:
         inner = {key: fields[key] for key in SHARED if key in fields}
         inner["task"] = fields["task"] if fields["task"] in AUTOENCODER_TASKS else "image"
         fields["autoencoder"] = _autoencoder_fields(inner, found)
-        mean, std = [0.0] * channels, [1.0] * channels
-    fields = {"channel_mean": mean, "channel_std": std, "sampling": _sampling(found.timesteps)} | fields
-    return ModelSpec.from_dict(fields, "import"), states
+        figures = {"channel_mean": [0.0] * channels, "channel_std": [1.0] * channels}
+    return ModelSpec.from_dict({**figures, "sampling": _sampling(found.timesteps), **fields}, "import"), states
+
+
+def _image_figures(found: _Source, channels: int) -> dict[str, list[float]]:
+    """What brings images in 0..1 to the networks' range: ``low + (high - low) image = (image - mean) / std``."""
+    low, high = found.value_range
+    return {"channel_mean": [-low / (high - low)] * channels, "channel_std": [1 / (high - low)] * channels}
 
 
 def _autoencoder_fields(fields: Mapping[str, Any], found: _Source) -> dict[str, Any]:
-    """The specification of the autoencoder; latents are multiplied by the scale factor."""
+    """The specification of the autoencoder."""
     form = found.parts["autoencoder"][0]
-    count = int(form["latent_channels"] if "latent_channels" in form else form.get("embedding_dim", 64))
-    latent = {"latent_mean": [0.0] * count, "latent_std": [1 / (found.scale_factor or 1.0)] * count}
-    return {**latent, **fields, "family": "autoencoder", "network": form}
+    count = latent_channels(form)
+    scale = found.scale_factor or 1.0
+    figures = _image_figures(found, int(form.get("in_channels", 1)))
+    figures["latent_mean"] = list(found.latent_mean or [0.0] * count)
+    figures["latent_std"] = [std / scale for std in found.latent_std or [1.0] * count]
+    return {**figures, **fields, "family": "autoencoder", "network": form}
 
 
 def _sampling(timesteps: Mapping[str, Any]) -> dict[str, Any]:

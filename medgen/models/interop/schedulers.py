@@ -21,6 +21,7 @@ __all__ = ["SIGNATURES", "DiffusersSignature", "Parametrisation", "adapt_schedul
 
 SIGNATURES = ("monai", "diffusers")
 NOT_ADAPTED = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler")
+CHAIN_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def adapt_scheduler(scheduler: Any) -> Parametrisation:
             "adapted. Write denoise(x, sigma, conditioning) for it yourself."
         )
     kind = str(scheduler.prediction_type if config is None else _setting(config, "prediction_type", "epsilon"))
-    check_choice("adapt_scheduler", "prediction_type", kind, ("epsilon", "v_prediction", "sample"))
+    check_choice("adapt_scheduler", "prediction_type", kind, CHAIN_PREDICTIONS)
     return Parametrisation(kind, ChainTimesteps.of(alphas_cumprod.detach().cpu().double()))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import medgen
 from medgen.checks import MedgenError
-from medgen.models.interop.diffusers import diffusers_form, inexact, read_diffusers
+from medgen.models.interop.diffusers import diffusers_form, inexact, read_diffusers, timesteps_form
 from medgen.models.interop.importer import import_model
 from medgen.models.interop.monai_bundle import bundle_scheduler, bundle_value, read_bundle_config
 from medgen.networks.registry import build_network
@@ -216,6 +216,7 @@ def test_a_diffusers_pipeline_samples(tmp_path: Path) -> None:
     vae = diffusers.AutoencoderKL(
         in_channels=1, out_channels=1, latent_channels=2, block_out_channels=(8, 8), norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.25,
+        shift_factor=0.5,
     ).eval()  # fmt: skip
     random_state(unet)
     random_state(vae, 1)
@@ -231,8 +232,23 @@ def test_a_diffusers_pipeline_samples(tmp_path: Path) -> None:
         velocity = unet(z, time).sample
         wanted = alpha * z - sigma.float() * alpha * velocity
         torch.testing.assert_close(model.denoiser(z / alpha, sigma), wanted, rtol=1e-4, atol=1e-4)
-        picture = vae.decode(z / 0.25).sample / 2 + 0.5
+        picture = vae.decode(z / 0.25 + 0.5).sample / 2 + 0.5  # diffusers' images lie in -1..1
         torch.testing.assert_close(model.codec.latent.decode(z, (16, 16)), picture, rtol=1e-4, atol=1e-4)
+        latent = (vae.encode(2 * picture - 1).latent_dist.mean - 0.5) * 0.25
+        torch.testing.assert_close(model.codec.latent.encode(picture), latent, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"timestep_type": "continuous"}, "timestep_type 'continuous'"),
+        ({"_class_name": "CosineDPMSolverMultistepScheduler"}, "CosineDPMSolverMultistepScheduler"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type"),
+    ],
+)
+def test_scheduler_files_that_the_adapter_refuses_are_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(MedgenError, match=words):
+        timesteps_form({"_class_name": "EulerDiscreteScheduler", **config}, "scheduler_config.json")
 
 
 def test_a_text_conditional_diffusers_unet_is_kept_and_equal(tmp_path: Path) -> None:

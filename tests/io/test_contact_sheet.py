@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
-from medgen.cohort.contact_sheet import _canonical, _slice, comparison_sheet, contact_sheet, inpaint_sheet
+from medgen.io.contact_sheet import _canonical, _slice, comparison_sheet, contact_sheet, inpaint_sheet
 
 
 def subject(affine: np.ndarray | None = None) -> dict[str, MetaTensor]:
