@@ -28,6 +28,9 @@ _BLENDING = ("area", "linear")
 _POINTS_PER_SLAB = 2_000_000
 _IDS_PER_PASS = 8
 
+NORMAL_AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
+"""World axis (RAS+) that the slices of a plane lie across."""
+
 
 def affine_fault(affine: np.ndarray) -> str | None:
     """What is wrong with an affine, or None: it is finite, no axis is empty and no two axes are nearly parallel.

@@ -86,16 +86,13 @@ def generate(
     count = n if n is not None else len(given) if isinstance(given, LabelFolder) else 1
     loaded = load_model(model, device=device)
     asked = requested(loaded.spec.name, loaded.spec.controls, condition or [], prompt)
-    try:
-        with progress_bar("generating") as progress:
-            summary = generate_cohort(
-                loaded, count, output, seed,
-                sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-                options=settings, label=given, conditions=asked, format=format, overwrite=overwrite, resume=resume,
-                progress=progress, notify=note,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted: complete subjects stay; continue with --resume") from None
+    with progress_bar("generating") as progress:
+        summary = generate_cohort(
+            loaded, count, output, seed,
+            sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            options=settings, label=given, conditions=asked, format=format, overwrite=overwrite, resume=resume,
+            progress=progress, notify=note,
+        )  # fmt: skip
     kept = len(summary.subjects) - summary.made
     made = f"{summary.made} subject{'' if summary.made == 1 else 's'} made"
     typer.echo(f"{made}{f', {kept} kept' if kept else ''}: {summary.folder}")

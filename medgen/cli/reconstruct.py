@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ def reconstruct(
         Path | None, typer.Option(metavar="FILE", help="Its label map, where the model encodes one.")
     ] = None,
     latent: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Also write the standardised latent.")] = None,
+    plane: Annotated[Literal["axial", "coronal", "sagittal"], typer.Option(help="Slices of a 2D model.")] = "axial",
     memory_budget: Annotated[
         float | None,
         typer.Option(min=0.001, metavar="GB", help="Work slab by slab within this memory; the result is the same."),
@@ -44,7 +45,8 @@ def reconstruct(
 
     shape = reconstruct_file(
         given[0], output,
-        model=model, label=label, latent=latent, memory_budget_gb=memory_budget, overwrite=overwrite, device=device,
+        model=model, label=label, latent=latent, plane=plane, memory_budget_gb=memory_budget, overwrite=overwrite,
+        device=device,
     )  # fmt: skip
     typer.echo(f"reconstruction: {output}")
     typer.echo(f"latent of {' x '.join(map(str, shape))}{f': {latent}' if latent is not None else ''}")

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -127,6 +128,7 @@ def generate_cohort(
     Raises:
         MedgenError: a wrong argument, an existing folder, a folder made with other settings, or no write permission.
         OSError: the disk is full, or the like; the subjects written before are complete.
+        KeyboardInterrupt: Ctrl-C; its text says how to go on, once there is a cohort to go on with.
     """
     _check_arguments(n, seed, num_inference_steps, overwrite, resume)
     folder = Path(output_dir)
@@ -154,7 +156,7 @@ def generate_cohort(
     new, made = not folder.exists(), 0
     subjects: list[dict[str, Any]] = []
     write_json(folder / MANIFEST, _manifest(request, n, subjects, complete=False))
-    try:
+    with _left_resumable(folder, new, subjects):
         for number in range(n):
             name = f"sub-{number + 1:04d}"
             record = _complete(folder, name) if resume else None
@@ -165,15 +167,24 @@ def generate_cohort(
             subjects.append(_listed(name, seed + number, record))
             if progress is not None:
                 progress(number + 1, n)
-    except BaseException:
+        write_json(folder / MANIFEST, _manifest(request, n, subjects, complete=True))
+        names = tuple(subject["id"] for subject in subjects)
+        shown = [read_subject(model.spec, folder, name, format) for name in names[:MOST_SUBJECTS]]
+        contact_sheet([volume for volume in shown if "image" in volume], folder / CONTACT_SHEET, names)
+    return CohortSummary(folder, names, made, folder / CONTACT_SHEET)
+
+
+@contextmanager
+def _left_resumable(folder: Path, new: bool, subjects: Sequence[Any]) -> Iterator[None]:
+    """After a failure a new folder without a subject is removed; any other can be resumed, as Ctrl-C is told."""
+    try:
+        yield
+    except BaseException as error:
         if new and not subjects:
             shutil.rmtree(folder, ignore_errors=True)
+        elif isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt("interrupted: complete subjects stay; continue with --resume") from None
         raise
-    write_json(folder / MANIFEST, _manifest(request, n, subjects, complete=True))
-    names = tuple(subject["id"] for subject in subjects)
-    shown = [read_subject(model.spec, folder, name, format) for name in names[:MOST_SUBJECTS]]
-    contact_sheet([volume for volume in shown if "image" in volume], folder / CONTACT_SHEET, names)
-    return CohortSummary(folder, names, made, folder / CONTACT_SHEET)
 
 
 def _check_arguments(n: int, seed: int, num_inference_steps: int | None, overwrite: bool, resume: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from medgen.restoration.extent import sizes_text
 
 __all__ = ["LabelFolder", "LabelPlace", "on_model_grid", "placed", "placing_note", "read_label", "volume_hash"]
 
+_RESAMPLED, _PADDED, _TURNED = "resampled", "padded with background", "turned"
 _VOLUMES = (".nii", ".nii.gz")
 _PICTURES = (".png", ".tif", ".tiff", ".bmp")
 
@@ -126,18 +128,29 @@ def placed(model: Any, label: MetaTensor) -> tuple[MetaTensor, LabelPlace]:
 
 
 def placing_note(labels: Sequence[LabelPlace]) -> str:
-    """One line about what became of label maps on the way to a model's grid; ``""`` where they stayed as they were."""
-    moved = [label for label in labels if label.given != label.used]
-    if not moved:
+    """One line about what became of label maps on the way to a model's grid; ``""`` where they stayed as they were.
+
+    It shows a resampled one, where there is one, and counts the others by kind.
+    """
+    kinds = [_change(label) for label in labels]
+    counts = {kind: kinds.count(kind) for kind in (_RESAMPLED, _PADDED, _TURNED) if kind in kinds}
+    if not counts:
         return ""
-    first = moved[0]
-    how = "resampled" if first.resampled else "padded with background"
-    if first.given["size"] == first.used["size"] and not first.resampled:
-        how = "turned"
-    whole = first.resampled or how == "turned"
-    given, used = (_grid_text(grid, whole) for grid in (first.given, first.used))
-    others = f" (and {len(moved) - 1} more label maps alike)" if len(moved) > 1 else ""
-    return f"{first.file or 'the label map'} is {how} for the model's grid: {given} became {used}{others}"
+    kind = next(iter(counts))
+    first = labels[kinds.index(kind)]
+    given, used = (_grid_text(grid, kind != _PADDED) for grid in (first.given, first.used))
+    total = ", ".join(f"{count} {each}" for each, count in counts.items())
+    others = f" (in all {total})" if sum(counts.values()) > 1 else ""
+    return f"{first.file or 'the label map'} is {kind} for the model's grid: {given} became {used}{others}"
+
+
+def _change(label: LabelPlace) -> str:
+    """What was done to a label map; ``""`` for nothing."""
+    if label.resampled:
+        return _RESAMPLED
+    if math.prod(label.given["size"]) != math.prod(label.used["size"]):
+        return _PADDED
+    return _TURNED if label.given.get("axes") != label.used.get("axes") else ""
 
 
 def _grid(volume: MetaTensor, spacing: Sequence[float], axes: bool = False) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Region:
         x0: the image, ``(B, C, *spatial)``.
         inpaint_mask: 1 = change, 0 = keep, between = blend; the shape of ``to_voxels(x0)``, channels may be 1.
         to_voxels: from what is diffused to where the mask lies (undoes packing and standardisation).
-        from_voxels: its inverse.
+        from_voxels: its inverse, of an autoencoder as nearly as it goes.
 
     References:
         Avrahami et al. 2022 (Blended diffusion), arXiv:2111.14818, section 4.2; Lugmayr et al. 2022 (RePaint),

@@ -11,9 +11,9 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medgen.checks import MedgenError, check_positive
+from medgen.checks import MedgenError, check_choice, check_positive
 from medgen.diffusion.haar import haar_pack, haar_unpack
-from medgen.geometry import ModelGrid, same_grid, spacing_of
+from medgen.geometry import NORMAL_AXIS, ModelGrid, same_grid, spacing_of
 from medgen.intensity import IntensityWindow
 from medgen.models.autoencoder_spec import AutoencoderSpec
 from medgen.models.base import Model, refuse_options
@@ -177,15 +177,20 @@ class AutoencoderModel(Model[AutoencoderSpec]):
             return self.codec.unstack(self._space(memory_budget).decode(latent.to(self.device), size))
 
     def reconstruct(
-        self, image: MetaTensor | None, label: MetaTensor | None = None, *, memory_budget: float | None = None
+        self,
+        image: MetaTensor | None,
+        label: MetaTensor | None = None,
+        *,
+        plane: str = "axial",
+        memory_budget: float | None = None,
     ) -> dict[str, MetaTensor | Tensor]:
         """Encode and decode a scan: the network sees it at the model's spacing, the result is on the scan's own grid.
 
         Args:
             image: ``(C, X, Y, Z)`` of any grid and intensity unit, RAS+ affine in mm; a model with two axes takes it
-                slice by slice across the third axis, or ``(C, X, Y)`` at the model's spacing. None where the model
-                encodes a label alone.
-            label: ids on the same grid, where the model encodes a label.
+                slice by slice, or ``(C, X, Y)`` at the model's spacing. None where the model encodes a label alone.
+            label: ids on the same grid ``(1, X, Y, Z)``, where the model encodes a label.
+            plane: of such slices, ``axial``, ``coronal`` or ``sagittal`` in the world's axes: what it was trained on.
             memory_budget: bytes, see :class:`~medgen.networks.tiled.TiledAutoencoder`.
 
         Returns:
@@ -199,17 +204,18 @@ class AutoencoderModel(Model[AutoencoderSpec]):
         if memory_budget is not None:
             check_positive("reconstruct", "memory_budget", memory_budget)
         settings = self.settings(memory_budget=None if memory_budget is None else int(memory_budget))
+        check_choice("reconstruct", "plane", plane, NORMAL_AXIS)
         like = self._check_input(image, label)
-        grid, sliced = self._grid(like), like.ndim - 1 > self.spec.spatial_dims
+        across = NORMAL_AXIS[plane] if like.ndim - 1 > self.spec.spatial_dims else None
+        grid = self._grid(like, across)
         known: dict[str, Tensor] = {}
         windows: list[IntensityWindow] = []
         if image is not None:
-            on_grid = image.as_tensor().float() if grid is None else grid.to_model(image.float(), "area").as_tensor()
-            windows = [IntensityWindow.of(channel) for channel in on_grid]
-            known["image"] = torch.stack([w.forward(x) for w, x in zip(windows, on_grid, strict=True)])
+            windows = [IntensityWindow.of(channel) for channel in image.as_tensor()]
+            known["image"] = torch.cat([self._seen(image, k, window, grid) for k, window in enumerate(windows)])
         if label is not None:
             known["label"] = (label if grid is None else grid.to_model(label, "nearest")).as_tensor()
-        latent, made = self._through(known, sliced, settings)
+        latent, made = self._through(known, across, settings)
         meta = {"synthetic": True, "provenance": self.provenance(0, settings) | {"latent": list(latent.shape[1:])}}
         result: dict[str, MetaTensor | Tensor] = {"latent": latent}
         if "image" in made:
@@ -220,10 +226,13 @@ class AutoencoderModel(Model[AutoencoderSpec]):
         return result
 
     def _through(
-        self, known: Mapping[str, Tensor], sliced: bool, settings: Mapping[str, Any]
+        self, known: Mapping[str, Tensor], across: int | None, settings: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latent ``(Z, *small)`` and what is decoded from it, on the CPU; slices lie along the last axis."""
-        pieces = {k: list(v.movedim(-1, 0).split(SLICES)) if sliced else [v[None]] for k, v in known.items()}
+        """Latent ``(Z, *small)`` and what is decoded from it, on the CPU; slices lie along ``across``."""
+        pieces = {
+            name: [v[None]] if across is None else list(v.movedim(1 + across, 0).split(SLICES))
+            for name, v in known.items()
+        }
         latents: list[Tensor] = []
         parts: dict[str, list[Tensor]] = {}
         for some in zip(*pieces.values(), strict=True):
@@ -235,9 +244,15 @@ class AutoencoderModel(Model[AutoencoderSpec]):
                 if piece is not None:
                     parts.setdefault(name, []).append(piece.cpu())
         latent, made = torch.cat(latents), {name: torch.cat(of_all) for name, of_all in parts.items()}
-        if sliced:
-            return latent.movedim(0, -1), {name: x.movedim(0, -1) for name, x in made.items()}
-        return latent[0], {name: x[0] for name, x in made.items()}
+        if across is None:
+            return latent[0], {name: x[0] for name, x in made.items()}
+        return latent.movedim(0, -1), {name: x.movedim(0, 1 + across) for name, x in made.items()}
+
+    @staticmethod
+    def _seen(image: MetaTensor, channel: int, window: IntensityWindow, grid: ModelGrid | None) -> Tensor:
+        """A channel ``(1, *size)`` in 0..1 at the model's spacing; what the scan does not reach is its lowest."""
+        one = image[channel : channel + 1].float()
+        return window.forward(one.as_tensor() if grid is None else grid.to_model(one, "area", window.low).as_tensor())
 
     def _recoded(
         self, latent: Tensor, size: Sequence[int], settings: Mapping[str, Any]
@@ -256,15 +271,23 @@ class AutoencoderModel(Model[AutoencoderSpec]):
             if (given is not None) != wanted:
                 raise MedgenError(
                     f"{spec.name}: {name} must be given exactly where the model encodes one. Got "
-                    f"{'none' if given is None else 'one'}. {'Give it' if wanted else 'Leave it out'}."
+                    f"{'none' if given is None else 'one'}. {f'Give it (--{name})' if wanted else 'Leave it out'}."
                 )
-        if image is not None and (
-            image.shape[0] != spec.image_channels or image.ndim - 1 not in {spec.spatial_dims, 3}
-        ):
-            raise MedgenError(
-                f"{spec.name}: image must have {spec.image_channels} channels and {spec.spatial_dims} axes. Got "
-                f"{tuple(image.shape)}. Give {', '.join(spec.channels) or spec.modality}."
-            )
+        counts = {"image": spec.image_channels, "label": 1}
+        for name, volume in (("image", image), ("label", label)):
+            if volume is not None and (
+                volume.shape[0] != counts[name] or volume.ndim - 1 not in {spec.spatial_dims, 3}
+            ):
+                raise MedgenError(
+                    f"{spec.name}: {name} must have {counts[name]} channels and "
+                    f"{' or '.join(map(str, sorted({spec.spatial_dims, 3})))} axes. Got {tuple(volume.shape)}. Give "
+                    f"{', '.join(spec.channels) or spec.modality if name == 'image' else 'one label map'}."
+                )
+            if volume is not None and spec.spatial_dims == 3 and 1 in volume.shape[1:]:
+                raise MedgenError(
+                    f"{spec.name}: {name} is one slice, and the model works on volumes. Got {tuple(volume.shape)}. "
+                    "Give a volume."
+                )
         if (
             image is not None
             and label is not None
@@ -278,13 +301,14 @@ class AutoencoderModel(Model[AutoencoderSpec]):
         assert like is not None  # a model encodes one at least
         return like
 
-    def _grid(self, like: MetaTensor) -> ModelGrid | None:
+    def _grid(self, like: MetaTensor, across: int | None) -> ModelGrid | None:
         """The model's spacing over the whole scan, of slices the scan's own across; None for one slice as it is."""
         if like.ndim == 3:
             return None
         spacing = list(self.spec.grid.spacing)
-        if self.spec.spatial_dims == 2:
-            spacing.append(float(spacing_of(like.affine)[np.abs(np.asarray(like.affine)[2, :3]).argmax()]))
+        if across is not None:
+            own = spacing_of(like.affine)[np.abs(np.asarray(like.affine)[across, :3]).argmax()]
+            spacing.insert(across, float(own))
         return ModelGrid.around(like.affine, like.shape[1:], spacing, multiple=1)
 
     @staticmethod

@@ -89,7 +89,7 @@ def draw_bias_field(
         The fields of :mod:`medgen.anatomy.contrast`, after Billot et al., SynthSeg (2023).
     """
     check_count("draw_bias_field", "order", order)
-    if not 0 <= strength < 5:
+    if not 0 <= strength <= 5:
         raise MedgenError(f"draw_bias_field: strength must lie in 0..5. Got {strength}. 0.2 is a field of 20%.")
     shape = (order + 1,) * len(tuple(size))
     frequency = sum(torch.meshgrid(*[torch.arange(k, dtype=torch.float64) ** 2 for k in shape], indexing="ij"))

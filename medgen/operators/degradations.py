@@ -17,7 +17,7 @@ from medgen.checks import MedgenError, check_choice, nearest
 from medgen.operators.bias import BiasField, draw_bias_field
 from medgen.operators.blur import Blur
 from medgen.operators.chain import Chain
-from medgen.operators.drawing import Degradation, Draw, Range, pair
+from medgen.operators.drawing import Degradation, Draw, Limits, Range
 from medgen.operators.gibbs import Gibbs
 from medgen.operators.kspace import CartesianKSpace, cartesian_mask
 from medgen.operators.mask import Mask
@@ -31,7 +31,7 @@ from medgen.operators.separable import Separable
 from medgen.operators.slice_profiles import SLICE_PROFILES
 from medgen.operators.through_plane import ThroughPlane
 
-__all__ = ["DEGRADATIONS", "MAGNITUDES", "check_degradations", "draw_degradation"]
+__all__ = ["DEGRADATIONS", "UNSIGNED", "check_degradations", "draw_degradation"]
 
 _WATER = 0.0193
 """Attenuation of water at 70 keV, 1/mm (NIST XCOM)."""
@@ -63,14 +63,19 @@ def draw_degradation(
         >>> [2 <= width <= 3 for width in made.chain.operators[0].fwhm_mm]
         [True, True]
     """
-    check_degradations("draw_degradation", {name: ranges or {}})
+    check_degradations("draw_degradation", {name: ranges or {}}, len(tuple(size)))
     draw = Draw(tuple(size), tuple(float(step) for step in spacing), scale, generator)
     made = DEGRADATIONS[name](draw, **(ranges or {}))
     return made if isinstance(made, Degradation) else Degradation(made)
 
 
-def check_degradations(caller: str, degradations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises unless all names and ranges are known and every range is a number or (low, high).
+def check_degradations(caller: str, degradations: Mapping[str, Mapping[str, Any]], dims: int = 3) -> None:
+    """Raises unless all names and ranges are known and every range is a number or (low, high) within its limits.
+
+    Args:
+        caller: who is named in the error.
+        degradations: name -> ranges.
+        dims: of the image; 3 allows what suits any.
 
     Raises:
         MedgenError: naming the first fault.
@@ -84,8 +89,26 @@ def check_degradations(caller: str, degradations: Mapping[str, Mapping[str, Any]
                     f"{caller}: degradation '{name}' has no range '{key}', only {', '.join(known)}."
                     f"{nearest(key, known) or ' Choose one of these.'}"
                 )
-            if key not in _CHOICES:
-                pair(value, f"{caller}: {name}.{key}")
+            if key == "axis":
+                _check_axis(f"{caller}: {name}.axis", value, dims)
+            elif key == "profiles":
+                _check_profiles(f"{caller}: {name}.profiles", value)
+            else:
+                LIMITS[key].check(f"{caller}: {name}.{key}", value)
+
+
+def _check_axis(who: str, axis: Any, dims: int) -> None:
+    whole = isinstance(axis, int) and not isinstance(axis, bool)
+    if axis is not None and not (whole and -dims <= axis < dims):
+        raise MedgenError(
+            f"{who} must be a whole number from {-dims} to {dims - 1}, or None. Got {axis!r}. Correct it."
+        )
+
+
+def _check_profiles(who: str, profiles: Any) -> None:
+    names = profiles if isinstance(profiles, list | tuple) else ()
+    if not names or any(name not in SLICE_PROFILES for name in names):
+        raise MedgenError(f"{who} must be a list of {', '.join(SLICE_PROFILES)}. Got {profiles!r}. Correct it.")
 
 
 def _noise(draw: Draw, level: Range, kind: type[GaussianNoise] | type[RicianNoise]) -> Noise | None:
@@ -202,10 +225,15 @@ def rician(draw: Draw, level: Range = (0.01, 0.1)) -> Chain:
     return _alone(draw, _noise(draw, level, RicianNoise))
 
 
-def poisson(draw: Draw, level: Range = (0.01, 0.1)) -> Chain:
-    """Poisson noise; ``level`` is its deviation over the value, at the image's bright end."""
+def poisson(draw: Draw, level: Range = (0.01, 0.1)) -> Degradation:
+    """Poisson noise; ``level`` is its deviation over the value, at the image's bright end.
+
+    A value is the expected count, which is nowhere negative: what a step before it (ringing, Gaussian noise, filtered
+    back-projection) left below 0 counts as 0.
+    """
     share = draw.uniform(level)
-    return _alone(draw, PoissonNoise(1 / (share**2 * draw.scale)) if share > 0 else None)
+    noise = PoissonNoise(1 / (share**2 * draw.scale)) if share > 0 else None
+    return Degradation(_alone(draw, noise), counts=noise is not None)
 
 
 def transmission(
@@ -226,7 +254,28 @@ def _ball(draw: Draw, radius_mm: float) -> Tensor:
     return distance <= radius_mm**2
 
 
-_CHOICES = ("axis", "profiles")
+LIMITS = {
+    "fwhm_mm": Limits(),
+    "slice_spacing_mm": Limits(above=True),
+    "thickness": Limits(low=0.01),  # below it a slice may fall between the points at which a profile is taken
+    "keep": Limits(high=1, above=True),
+    "strength": Limits(high=5),
+    "order": Limits(low=1, whole=True),
+    "radius_mm": Limits(),
+    "events": Limits(whole=True),
+    "translation_mm": Limits(),
+    "rotation_deg": Limits(),
+    "acceleration": Limits(low=1, high=1e6),
+    "center_fraction": Limits(high=1),
+    "spokes": Limits(above=True),
+    "views": Limits(low=1, whole=True),
+    "arc": Limits(above=True),
+    "start": Limits(low=-math.inf),
+    "level": Limits(),
+    "photons": Limits(above=True),
+    "electronic": Limits(),
+}
+"""Range -> its limits, the same in every degradation."""
 
 DEGRADATIONS: dict[str, Callable[..., Chain | Degradation]] = {
     made.__name__: made
@@ -237,5 +286,13 @@ DEGRADATIONS: dict[str, Callable[..., Chain | Degradation]] = {
 }  # fmt: skip
 """Name -> function of a ``Draw`` and ranges; names of operators and of noise models."""
 
-MAGNITUDES = ("rigid_motion", "cartesian_kspace", "radial_kspace", "rician")
-"""Degradations that give a magnitude, so that the sign of an image would be lost."""
+_MAGNITUDE = "which gives a magnitude"
+
+UNSIGNED = {
+    "rigid_motion": _MAGNITUDE,
+    "cartesian_kspace": _MAGNITUDE,
+    "radial_kspace": _MAGNITUDE,
+    "rician": _MAGNITUDE,
+    "poisson": "which takes values for counts",
+}
+"""Degradations of images that are nowhere negative, and why: the sign would be lost."""

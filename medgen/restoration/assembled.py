@@ -40,13 +40,15 @@ class SliceDenoiser:
 
     def __post_init__(self) -> None:
         if not self.axes or len(set(self.axes)) != len(self.axes) or not set(self.axes) <= {0, 1, 2}:
-            raise MedgenError(f"SliceDenoiser: axes must be different ones of 0, 1, 2. Got {self.axes}.")
+            raise MedgenError(
+                f"SliceDenoiser: axes must be different ones of 0, 1, 2. Got {self.axes}. Give (2, 1), say."
+            )
         check_count("SliceDenoiser", "batch", self.batch)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``x`` ``(B, C, X, Y, Z)``, ``sigma`` ``(B,)``."""
         if x.ndim != 5:
-            raise MedgenError(f"SliceDenoiser: x must have shape (B, C, X, Y, Z). Got {tuple(x.shape)}.")
+            raise MedgenError(f"SliceDenoiser: x must have shape (B, C, X, Y, Z). Got {tuple(x.shape)}. Give volumes.")
         return torch.stack([self._across(x, sigma, axis) for axis in self.axes]).mean(0)
 
     def _across(self, x: Tensor, sigma: Tensor, axis: int) -> Tensor:
@@ -71,7 +73,8 @@ class PatchDenoiser:
         denoise: of patches ``(B, C, *patch)``.
         patch: voxels per axis, multiples of ``multiple``; a shorter axis is covered by one patch of its own length.
         overlap: share of a patch that it has in common with the next, 0 to below 1.
-        multiple: what every axis of a patch must be a multiple of; volumes are padded to it by their mirror image.
+        multiple: what every axis of a patch must be a multiple of; volumes are padded to it by going on
+            as they end.
         seed: of the grid's place.
     """
 
@@ -83,13 +86,21 @@ class PatchDenoiser:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
-            raise MedgenError(f"PatchDenoiser: overlap must be at least 0 and below 1. Got {self.overlap}.")
+            raise MedgenError(
+                f"PatchDenoiser: overlap must be at least 0 and below 1. Got {self.overlap}. Give 0.25, say."
+            )
         check_count("PatchDenoiser", "multiple", self.multiple)
+        if any(n < 1 or n % self.multiple for n in self.patch):
+            raise MedgenError(
+                f"PatchDenoiser: patch must be multiples of {self.multiple}. Got {self.patch}. Round it up."
+            )
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``x`` ``(B, C, *spatial)``, ``sigma`` ``(B,)``."""
         if len(self.patch) != x.ndim - 2:
-            raise MedgenError(f"PatchDenoiser: patch must have {x.ndim - 2} entries. Got {self.patch}.")
+            raise MedgenError(
+                f"PatchDenoiser: patch must have {x.ndim - 2} entries. Got {self.patch}. Give one per axis."
+            )
         padded = self._padded(x)
         size = tuple(padded.shape[2:])
         patch = tuple(min(p, n) for p, n in zip(self.patch, size, strict=True))
@@ -105,7 +116,7 @@ class PatchDenoiser:
 
     def _padded(self, x: Tensor) -> Tensor:
         pads = [p for n in reversed(x.shape[2:]) for p in (0, -n % self.multiple)]
-        return F.pad(x, pads, mode="reflect") if any(pads) else x
+        return F.pad(x, pads, mode="replicate") if any(pads) else x
 
 
 def starts(length: int, patch: int, overlap: float, stream: torch.Generator) -> list[int]:

@@ -159,7 +159,7 @@ def edit(
         else:
             made = _inverted(chosen, subject, sigmas, settings, region, was, step)
         total += made[0]
-    added = subject.grid.difference_from_model(total / samples - _as_made(chosen, subject)[0]).as_tensor()
+    added = subject.grid.difference_from_model(total / samples - _as_made(chosen, subject, region)[0]).as_tensor()
     taken = hole & subject.grid.covered()[None]
     scan = volume.as_tensor().cpu().float()
     result = torch.where(taken, scan + added, scan)
@@ -429,13 +429,20 @@ def _noised(
     return _image(model, z, subject)
 
 
-def _as_made(model: DiffusionModel, subject: _Subject) -> Tensor:
-    """The image ``(1, C, *size)`` as the model would give it back unchanged: of a latent model without the detail that
-    its autoencoder does not keep."""
+def _as_made(model: DiffusionModel, subject: _Subject, region: Tensor | None) -> Tensor:
+    """The image ``(1, C, *size)`` as the model gives it back where nothing is changed.
+
+    Of a latent model that is without the detail that its autoencoder does not keep, which a region costs twice: each
+    answer goes to voxels and back.
+    """
     if model.codec.latent is None:
         return subject.image
     with torch.no_grad(), at_most_threads(2, model.device):
-        return _image(model, model.codec.encode(subject.image, subject.given, subject.label).to(model.device), subject)
+        z = model.codec.encode(subject.image, subject.given, subject.label).to(model.device)
+        if region is not None:
+            to_voxels, from_voxels = _voxels(model, subject.given)
+            z = from_voxels(to_voxels(z))
+        return _image(model, z, subject)
 
 
 def _inverted(

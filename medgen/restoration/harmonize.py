@@ -260,8 +260,8 @@ def harmonize_file(
 
     check_choice("harmonize", "method", method, METHODS)
     files = planned(output, [image, *references], overwrite)
-    scan = read_scan(image)
-    others = [read_scan(path) for path in references]
+    scan = read_scan(image, pictures=True)
+    others = [read_scan(path, pictures=True) for path in references]
     for path, given in zip([image, *references], [scan, *others], strict=True):
         check_is_scan("harmonize", given.volume, str(path))
     style = Style.of([other.volume for other in others])

@@ -55,10 +55,12 @@ def interpolate(
     """
     check_count("interpolate", "count", count)
     chosen = editor(model, device)
-    if count < 2 or chosen.spec.task not in ("image", "joint"):
+    if count < 2:
+        raise MedgenError(f"interpolate: count must be 2 or more, both ends among them. Got {count}. Give 5, say.")
+    if chosen.spec.task not in ("image", "joint"):
         raise MedgenError(
-            f"interpolate: needs count 2 or more and a model of task 'image' or 'joint'. Got {count} and "
-            f"'{chosen.spec.task}'. Give another model."
+            f"interpolate: model '{chosen.spec.name}' of task '{chosen.spec.task}' needs an input. Give one of task "
+            "'image' or 'joint'."
         )
     if options.get("sampler") not in (None, SAMPLER):
         raise MedgenError(f"interpolate: sampler must be the deterministic '{SAMPLER}'. Got {options['sampler']!r}.")

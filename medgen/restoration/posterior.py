@@ -60,9 +60,20 @@ class Measurement:
         check_positive("Measurement", "prior_std", self.prior_std)
         if not self.noise_std >= 0:
             raise MedgenError(f"Measurement: noise_std must be 0 or above. Got {self.noise_std}. Give 0 for no noise.")
+        if not self.operator.linear:
+            raise MedgenError(f"Measurement: operator must be linear. Got {self.operator.caller}. Choose another one.")
 
     def residual(self, x: Tensor) -> Tensor:
-        """``y - A x``."""
+        """``y - A x``.
+
+        Raises:
+            MedgenError: real volumes of an operator that takes complex ones.
+        """
+        if self.operator.domain == "complex" and not x.is_complex():
+            raise MedgenError(
+                f"Measurement: {self.operator.caller} takes complex volumes, and the samples are real. Put Phase in "
+                "front: Chain([Phase(...), operator])."
+            )
         return self.y - self.operator.forward(x)
 
     def fitted(self, x: Tensor, variance: float, iterations: int = ITERATIONS) -> Tensor:
@@ -104,13 +115,17 @@ def posterior_denoiser(
 
 
 def _dps(denoise: Denoise, known: Measurement, x: Tensor, sigma: Tensor, weight: float) -> Tensor:
-    """``D - weight sigma |grad|**-1 ...``: a step of length ``weight * sigma`` against the residual's gradient."""
+    """``D - 2 weight sigma grad_x |y - A D|``.
+
+    Equation 16 steps by ``rho grad |y - A D|**2 = 2 zeta grad |y - A D|`` with ``rho = zeta / |y - A D|``; here that is
+    the score's share ``sigma**2 grad log p`` of the denoiser with ``zeta = weight / sigma``: the pull fades as slowly
+    as the steps of the sampler do.
+    """
     with torch.enable_grad():
         at = x.detach().requires_grad_(True)
         x0 = denoise(at, sigma)
         length = known.residual(x0).abs().square().flatten(1).sum(1).sqrt()
         (slope,) = torch.autograd.grad(length.sum(), at)
-    # sigma**2 grad log p of equation 16 with rho = zeta / |y - A D|: grad |y - A D|**2 = 2 |y - A D| grad |y - A D|
     return x0.detach() - 2 * weight * _column(sigma, x) * slope
 
 
@@ -165,7 +180,7 @@ def make_consistent(x: Tensor, measurement: Measurement, iterations: int = 100) 
     """
     check_count("make_consistent", "iterations", iterations)
     residual = measurement.residual(x)
-    size = _rms(residual)
+    size = _rms(residual, measurement.operator.observed)
     excess = (1 - measurement.noise_std / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(min=0)
     missing = residual * excess.reshape(-1, *[1] * (residual.ndim - 1))
     return x + _pseudo_inverse(measurement.operator, missing, iterations)
@@ -175,10 +190,13 @@ def _pseudo_inverse(operator: Operator, y: Tensor, iterations: int) -> Tensor:
     return operator.pseudo_inverse(y) if operator.closed else least_squares(operator, y, iterations=iterations)
 
 
-def _rms(x: Tensor) -> Tensor:
-    """Root mean square of each row, of a complex one over both parts."""
-    values = torch.view_as_real(x) if x.is_complex() else x
-    return values.square().flatten(1).mean(1).sqrt()
+def _rms(x: Tensor, observed: Tensor | None) -> Tensor:
+    """Root mean square of each row over what is measured, of a complex one over both parts."""
+    square = x.abs().square() / (2 if x.is_complex() else 1)
+    if observed is None:
+        return square.flatten(1).mean(1).sqrt()
+    there = observed.expand(x.shape[1:]).to(square)
+    return ((square * there).flatten(1).sum(1) / there.sum().clamp(min=1)).sqrt()
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

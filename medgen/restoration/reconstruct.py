@@ -28,6 +28,7 @@ def reconstruct_file(
     model: str | os.PathLike[str] | AutoencoderModel,
     label: str | os.PathLike[str] | None = None,
     latent: str | os.PathLike[str] | None = None,
+    plane: str = "axial",
     memory_budget_gb: float | None = None,
     overwrite: bool = False,
     device: str = "auto",
@@ -40,6 +41,7 @@ def reconstruct_file(
         model: of family ``autoencoder``: name, folder, or a loaded one.
         label: label map on the scan's grid, where the model encodes one.
         latent: also write the standardised latent, a ``.npy`` file ``(Z, *small)`` float32.
+        plane: of the slices that a model with two axes takes a volume in.
         memory_budget_gb: bound of the memory for feature maps; the whole volume at once if None.
         overwrite: replace outputs that exist.
         device: where a model given by name runs.
@@ -55,16 +57,18 @@ def reconstruct_file(
     if latent is not None:
         _check_latent(Path(latent), overwrite)
     chosen = _loaded(model, device)
-    scan = read_scan(image)
+    scan = read_scan(image, pictures=True)
     budget = None if memory_budget_gb is None else memory_budget_gb * GIGABYTE
     if chosen.spec.makes_image:
-        made = chosen.reconstruct(scan.volume, None if label is None else _label(label), memory_budget=budget)
+        made = chosen.reconstruct(
+            scan.volume, None if label is None else _label(label), plane=plane, memory_budget=budget
+        )
     else:
         if label is not None:
             raise MedgenError(
                 f"{chosen.spec.name} encodes a label map alone. Give it in place of the scan, no --label."
             )
-        made = chosen.reconstruct(None, _whole(scan.volume, image), memory_budget=budget)
+        made = chosen.reconstruct(None, _whole(scan.volume, image), plane=plane, memory_budget=budget)
     result, code = made["image" if chosen.spec.makes_image else "label"], made["latent"]
     assert isinstance(result, MetaTensor)  # as told by the lines above
     kind: Kind = "edited" if chosen.spec.makes_image else "segmented"
@@ -89,7 +93,7 @@ def _loaded(model: str | os.PathLike[str] | AutoencoderModel, device: str) -> Au
 
 
 def _label(path: str | os.PathLike[str]) -> MetaTensor:
-    return _whole(read_scan(path).volume, path)
+    return _whole(read_scan(path, pictures=True).volume, path)
 
 
 def _whole(volume: MetaTensor, path: str | os.PathLike[str]) -> MetaTensor:

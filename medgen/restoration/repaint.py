@@ -54,7 +54,21 @@ def sample_repaint(
     """
     check_count("sample_repaint", "resamplings", resamplings)
     if known.shape != x.shape:
-        raise MedgenError(f"sample_repaint: known must have the shape of x. Got {tuple(known.shape)}.")
+        raise MedgenError(
+            f"sample_repaint: known must have the shape of x, {tuple(x.shape)}. Got {tuple(known.shape)}. Give the "
+            "scan in the denoiser's own channels."
+        )
+    wanted = (*x.shape[:1], 1, *x.shape[2:])
+    if tuple(inpaint_mask.shape) not in {wanted, (1, *wanted[1:])}:
+        raise MedgenError(
+            f"sample_repaint: inpaint_mask must have shape {wanted}, or 1 for the batch. Got "
+            f"{tuple(inpaint_mask.shape)}. Give one mask for each sample, or one for all."
+        )
+    if len(generators) != len(x):
+        raise MedgenError(
+            f"sample_repaint: generators must be {len(x)}, one per sample. Got {len(generators)}. Make them by "
+            "medgen.diffusion.randomness.generators."
+        )
     hole = inpaint_mask > 0.5
     levels = sigmas.double().tolist()
     for step, (s, t) in enumerate(pairwise(levels)):

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
 from medgen.io.atomic import check_writable
+from medgen.io.datasets.case import PICTURES
 
 if TYPE_CHECKING:
     from medgen.io.findings import Finding, VolumeSource
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "Scan", "is_series", "outputs", "read_hole", "read_scan"]
 
 _NIFTI = (".nii.gz", ".nii")
-PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Scan:
         path: file or folder that was given.
         sha256: of the file's bytes; of a series, of the SHA-256 of its files in slice order, a line each.
         findings: what reading found out.
-        series: the DICOM series; None for a NIfTI file.
-        stored: ``(X, Y, Z)`` of a series in the type that holds its values exactly.
+        series: the DICOM series; None for files.
+        stored: ``(X, Y, Z)`` of a series or picture in the type that holds its values exactly; None for NIfTI.
     """
 
     volume: MetaTensor
@@ -57,7 +57,7 @@ class Scan:
 
         if self.stored is None:
             return nifti.write_like(path, self.path, new_values, changed_mask, synthetic=True)
-        values, clipped = self._merged(new_values, changed_mask)
+        values, clipped = merged(self.stored, new_values, changed_mask)
         meta = {"synthetic": True}
         nifti.write_nifti(path, MetaTensor(torch.from_numpy(values[None]), affine=self.volume.affine, meta=meta))
         return clipped
@@ -81,7 +81,8 @@ class Scan:
         from medgen.io.write_dicom import write_series
 
         assert self.series is not None  # the caller made sure
-        values, clipped = self._merged(new_values, changed_mask)
+        assert self.stored is not None  # a series has it
+        values, clipped = merged(self.stored, new_values, changed_mask)
         volume = MetaTensor(torch.from_numpy(values[None]), affine=self.volume.affine)
         write_series(
             folder,
@@ -96,19 +97,28 @@ class Scan:
         )
         return clipped
 
-    def _merged(self, new_values: torch.Tensor, changed_mask: torch.Tensor) -> tuple[np.ndarray, int]:
-        """Old and new values in the type of the old ones: rounded and clipped where that is one of whole numbers."""
-        assert self.stored is not None
-        values, mask = self.stored.copy(), changed_mask.cpu().numpy()[0] != 0
-        new = new_values.cpu().numpy()[0][mask].astype(np.float64)
-        clipped = 0
-        if values.dtype.kind in "iu":
-            low, high = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
-            new = np.rint(new)
-            clipped = int(np.count_nonzero((new < low) | (new > high)))
-            new = np.clip(new, low, high)
-        values[mask] = new.astype(values.dtype)
-        return values, clipped
+
+def merged(stored: np.ndarray, new_values: torch.Tensor, changed_mask: torch.Tensor) -> tuple[np.ndarray, int]:
+    """Old and new values in the type of the old ones: rounded and clipped where that is one of whole numbers.
+
+    Args:
+        stored: ``(X, Y, Z)``.
+        new_values: ``(1, X, Y, Z)`` in the scan's unit.
+        changed_mask: the same shape; non-zero = take the new value.
+
+    Returns:
+        ``(X, Y, Z)``, and how many values had to be clipped.
+    """
+    values, mask = stored.copy(), changed_mask.cpu().numpy()[0] != 0
+    new = new_values.cpu().numpy()[0][mask].astype(np.float64)
+    clipped = 0
+    if values.dtype.kind in "iu":
+        low, high = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+        new = np.rint(new)
+        clipped = int(np.count_nonzero((new < low) | (new > high)))
+        new = np.clip(new, low, high)
+    values[mask] = new.astype(values.dtype)
+    return values, clipped
 
 
 @dataclass(frozen=True)
@@ -141,8 +151,12 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
     return Path(path).name.lower().endswith(PICTURES)
 
 
-def read_scan(path: str | os.PathLike[str]) -> Scan:
-    """Reads a NIfTI file, another volume file, a picture of one channel, or a folder with one DICOM series.
+def read_scan(path: str | os.PathLike[str], *, pictures: bool = False) -> Scan:
+    """Reads a NIfTI file, another volume file, or a folder with one DICOM series.
+
+    Args:
+        path: of it.
+        pictures: whether a picture of one channel is taken too, as one slice.
 
     Raises:
         MedgenError: it is missing, or not one volume of finite numbers; the text begins with a code where it has one.
@@ -156,7 +170,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
         return Scan(read_nifti(path, role="image"), path, _sha256([path]))
     if not path.exists():
         raise MedgenError(f"image '{path}' does not exist. Check the path.")
-    if is_picture(path):
+    if pictures and is_picture(path):
         return _read_picture(path)
     source = single_volume(path)
     stored = source.load()

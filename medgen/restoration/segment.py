@@ -173,7 +173,7 @@ def segment_file(
     if every_sample:
         more |= {f"sample {i + 1}": target.with_name(f"{stem}_sample-{i + 1}{ending}") for i in range(samples)}
     files = planned(output, [images[name] for name in order], overwrite, more, series=False)
-    scans = {name: read_scan(images[name]) for name in order}
+    scans = {name: read_scan(images[name], pictures=True) for name in order}
     volumes = {name: scan.volume for name, scan in scans.items()}
     found = segment(volumes, chosen, samples, seed, plane=plane, callback=callback, **options)
     sizes = _sizes(found.samples, dict(chosen.spec.label_channels))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice
 from medgen.diffusion.randomness import derive_seed
-from medgen.geometry import ModelGrid, resample, spacing_of
+from medgen.geometry import NORMAL_AXIS, ModelGrid, resample, spacing_of
 from medgen.intensity import IntensityWindow
 from medgen.restoration.extent import bounds_mm, warn_if_far
 from medgen.restoration.harmonize import cut_out, foreground
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from medgen.models.base import Model
     from medgen.models.specification import ModelSpec
 
-__all__ = ["MEAN_DRAWS", "PLANES", "Progress", "Sources", "expected", "loaded", "prepared", "produced", "to_scan"]
+__all__ = ["MEAN_DRAWS", "Progress", "Sources", "expected", "loaded", "prepared", "produced", "to_scan"]
 
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
 MEAN_DRAWS = 2
 Progress = Callable[[int, int], None]
 
@@ -106,15 +105,20 @@ def prepared(spec: ModelSpec, images: Mapping[str, MetaTensor], plane: str = "ax
     Warns:
         UserWarning: what the first image shows is of quite another size than what the model was trained on.
     """
-    check_choice(spec.task, "plane", plane, PLANES)
+    check_choice(spec.task, "plane", plane, NORMAL_AXIS)
     for name, image in images.items():
         check_choice(spec.task, "source modality", name, spec.source_modalities)
         _check_image(spec.task, name, image)
+        if spec.spatial_dims == 3 and 1 in image.shape[1:]:
+            raise MedgenError(
+                f"{spec.task}: image '{name}' is one slice, and model '{spec.name}' works on volumes. Got "
+                f"{tuple(image.shape)}. Give a volume, or a model of slices."
+            )
     there = [name for name in spec.source_modalities if name in images]
     if not there:
         wanted = ", ".join(spec.source_modalities)
         raise MedgenError(f"{spec.task}: no image is given. Give at least one of {wanted}.")
-    axis = PLANES[plane] if spec.spatial_dims == 2 else None
+    axis = NORMAL_AXIS[plane] if spec.spatial_dims == 2 else None
     first = images[there[0]]
     body = foreground(first)
     _check_extent(spec, f"image '{there[0]}'", bounds_mm(body, np.asarray(first.affine.cpu(), dtype=np.float64)), axis)

@@ -13,11 +13,11 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice, check_count
+from medgen.geometry import NORMAL_AXIS
 from medgen.intensity import IntensityWindow
 from medgen.models.controls import check_conditions
 from medgen.restoration.harmonize import check_is_scan
 from medgen.restoration.sources import (
-    PLANES,
     Progress,
     Sources,
     check_draws,
@@ -197,8 +197,8 @@ def translate_file(
     order += [name for name in images if name not in order]  # unknown ones are refused with the others
     inputs = [images[name] for name in order] + ([] if reference is None else [reference])
     files = planned(output, inputs, overwrite, {"uncertainty": uncertainty})
-    scans = {name: read_scan(images[name]) for name in order}
-    wanted = None if reference is None else read_scan(reference)
+    scans = {name: read_scan(images[name], pictures=True) for name in order}
+    wanted = None if reference is None else read_scan(reference, pictures=True)
     if wanted is not None:
         check_is_scan("translate", wanted.volume, str(reference))
     volumes = {name: scan.volume for name, scan in scans.items()}
@@ -229,10 +229,10 @@ def _check_arguments(mode: str, samples: int) -> None:
 
 def _planes(spec: ModelSpec, plane: str) -> tuple[str, ...]:
     """The planes that a 2D model works in, one after the other."""
-    check_choice("translate", "plane", plane, (*PLANES, "all"))
+    check_choice("translate", "plane", plane, (*NORMAL_AXIS, "all"))
     if spec.spatial_dims == 3:
         return ("axial",)
-    return tuple(PLANES) if plane == "all" else (plane,)
+    return tuple(NORMAL_AXIS) if plane == "all" else (plane,)
 
 
 def _mirrored(sources: Sources, flipped: bool) -> Sources:

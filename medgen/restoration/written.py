@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
 from medgen.geometry import spacing_of
 from medgen.io.atomic import atomic_path, check_writable, write_json
-from medgen.restoration.scans import Scan, is_picture, is_series
+from medgen.restoration.scans import Scan, is_picture, is_series, merged
 
 __all__ = ["Files", "Kind", "finding_texts", "planned", "write_results"]
 
@@ -159,6 +158,8 @@ def _write_plain(path: Path, scan: Scan, values: torch.Tensor, provenance: Mappi
         nifti.write_nifti(path, MetaTensor(values, affine=scan.volume.affine), synthetic=synthetic)
         return
     low, high = float(values.min()), float(values.max())
+    if not values.is_floating_point() and not 0 <= low <= high < 65536:  # no picture has such whole numbers
+        values = values.float()
     window = low, high if high > low else low + 1
     notes = {**provenance, "window": list(window)} if path.suffix.lower() == ".png" else provenance
     write_picture(
@@ -217,16 +218,9 @@ def _write_series(
 
 
 def _merged(scan: Scan, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Old and new values in the type of the old ones: rounded and clipped where that is one of whole numbers."""
+    """See :func:`~medgen.restoration.scans.merged`."""
     old = scan.stored if scan.stored is not None else scan.volume.as_tensor().cpu().numpy()[0]
-    made, taken = old.copy(), plain(mask).numpy()[0] != 0
-    new, clipped = plain(values).numpy()[0][taken].astype(np.float64), 0
-    if made.dtype.kind in "iu":
-        low, high = np.iinfo(made.dtype).min, np.iinfo(made.dtype).max
-        new = np.rint(new)
-        clipped = int(np.count_nonzero((new < low) | (new > high)))
-        new = np.clip(new, low, high)
-    made[taken] = new.astype(made.dtype)
+    made, clipped = merged(old, plain(values), plain(mask))
     return torch.from_numpy(made[None]), clipped
 
 

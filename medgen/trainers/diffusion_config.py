@@ -54,7 +54,7 @@ class DiffusionConfig(TrainConfig):
         label_balance: weight of each voxel in the loss (tasks with a label): its label's share of the item to the
             power of ``-label_balance``, over the mean. With 0 a small nucleus counts by its few voxels.
         label_balance_by: ``label``, or ``piece``: what a label weighs is shared out anew among its connected pieces (of
-            slices, in the slice), so that a small lesion counts beside a large one; see
+            slices, in the slice), so that a small lesion counts beside a large one; with a ``label_balance`` only; see
             :func:`~medgen.trainers.diffusion.label_weight`.
 
     The rest: :class:`~medgen.trainers.config.TrainConfig`.
@@ -83,6 +83,11 @@ class DiffusionConfig(TrainConfig):
         super().__post_init__()
         if self.noise_levels.at_maximum and self.task in ("image", "joint"):
             raise MedgenError("TrainConfig: field 'noise_levels.at_maximum' is for conditional tasks. Set it to 0.")
+        if self.label_balance_by == "piece" and not self.label_balance:
+            raise MedgenError(
+                "TrainConfig: field 'label_balance_by' piece has no effect with label_balance 0. Raise label_balance, "
+                "or leave label_balance_by out."
+            )
         if (self.net is None) != (self.control_net is not None):
             raise MedgenError(
                 "TrainConfig: give field 'net', or 'control_net' with the first_stage whose network it steers."

@@ -61,7 +61,8 @@ def train(
         overrides: ``key=value``, see :func:`~medgen.trainers.config.load_config`.
         resume: continue from the checkpoint in ``output_dir``; a run killed before its first starts again.
         fast_dev_run: two steps, one picture, the saved model: a check of everything before a long run.
-        overwrite: replace the run in ``output_dir``, once the new configuration and data have been found good.
+        overwrite: replace the run in ``output_dir``, once the new configuration, data and ``first_stage_model`` have
+            been found good.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         progress: show a progress bar on a terminal.
 
@@ -85,28 +86,42 @@ def train(
     if state is not None:
         _check_same(state["config"], settings)
     source = make_source(settings, FAST_PEOPLE if fast_dev_run else None)
-    first = None
-    builds_on = state is None and bool(settings.first_stage or settings.first_stage_model)
-    if builds_on:
+    first = _given_first_stage(settings, folder, where) if state is None else None
+    trains_first = state is None and first is None and bool(settings.first_stage)
+    if trains_first:
         if not resume:  # the first stage is already part of the new run
             _clear_folder(folder)
         first = _first_stage(settings, config, folder, fast_dev_run=fast_dev_run, device=where, progress=progress)
     with _threads(state["threads"] if state is not None else None):
         run = _prepare_run(settings, folder, source, where, state, first)
         remove_leftovers(folder)
-        if not (resume or builds_on):
+        if not (resume or trains_first):
             _clear_folder(folder)
         _write_config(settings, folder)
         run.go(progress)
         return run.save()
 
 
+def _given_first_stage(config: TrainConfig, folder: Path, device: torch.device) -> Model[Any] | None:
+    """The model that ``first_stage_model`` names, None without.
+
+    Raises:
+        MedgenError: it lies in the run's own folder, which the run replaces.
+    """
+    if not config.first_stage_model:
+        return None
+    given = Path(config.first_stage_model)
+    if given.exists() and given.resolve().is_relative_to(folder.resolve()):
+        raise MedgenError(
+            f"first_stage_model '{given}' lies in the run's own folder, which is replaced. Copy it elsewhere first."
+        )
+    return load_model(config.first_stage_model, device=device)
+
+
 def _first_stage(
     config: TrainConfig, path: str | Path, folder: Path, *, fast_dev_run: bool, device: torch.device, progress: bool
 ) -> Model[Any]:
-    """The model that this one builds on: given, trained before, or trained now into ``first_stage``."""
-    if config.first_stage_model:
-        return load_model(config.first_stage_model, device=device)
+    """The model that this one builds on, trained before or now into ``first_stage``."""
     inner = folder / FIRST_STAGE
     if not (inner / RUN / SPECIFICATION).is_file():
         held_out = list(config.held_out_endings)  # nobody may be trained on in the first stage alone

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medgen.checks import MedgenError
+from medgen.geometry import NORMAL_AXIS
 from medgen.intensity import IntensityWindow
 from medgen.io.datasets import Case, ImageFile
 from medgen.models.specification import TASKS
@@ -25,7 +26,6 @@ LEAST_SLICE = 0.1
 SHOWN = 0.1
 RECORDED_SLICES = 5
 MIRRORED = 0.2  # of an axis, beyond which a warning is due
-NORMAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 @dataclass

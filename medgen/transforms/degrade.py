@@ -35,12 +35,12 @@ class RandDegrade(SeededTransform, InvertibleTransform):
     Args:
         degradations: names in :data:`medgen.operators.degradations.DEGRADATIONS`, or name -> ranges, each ``(low,
             high)`` or one number; applied in this order. Lengths are in mm, noise levels relative to the image's 99.9th
-            percentile; ``transmission`` takes an image in HU, k-space, motion and ``rician``
-            one that is nowhere negative.
+            percentile; ``transmission`` takes an image in HU, k-space, motion, ``rician`` and ``poisson`` one that is
+            nowhere negative. What a step before ``poisson`` makes negative counts as 0 there.
         prob: how often it acts.
 
     Raises:
-        MedgenError: an unknown degradation or range.
+        MedgenError: an unknown degradation or range, or a range beyond its limits.
 
     Example:
         >>> image = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -86,16 +86,16 @@ class RandDegrade(SeededTransform, InvertibleTransform):
         return data
 
     def _degraded(self, volume: MetaTensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-        from medgen.operators.degradations import MAGNITUDES, draw_degradation
+        from medgen.operators.degradations import UNSIGNED, draw_degradation
 
         image = volume.as_tensor().float()[None]
         name = type(self).__name__
         if not bool(torch.isfinite(image).all()):
             raise MedgenError(f"{name}: image must be finite. Got infinite or missing values. Clean it.")
-        magnitudes = [part for part in self.degradations if part in MAGNITUDES]
-        if magnitudes and bool((image < 0).any()):
+        unsigned = [part for part in self.degradations if part in UNSIGNED]
+        if unsigned and bool((image < 0).any()):
             raise MedgenError(
-                f"{name}: image must be at least 0 for '{magnitudes[0]}', which gives a magnitude. Got "
+                f"{name}: image must be at least 0 for '{unsigned[0]}', {UNSIGNED[unsigned[0]]}. Got "
                 f"{float(image.min()):g}. Put normalisation to mean 0 after it."
             )
         spacing = spacing_of(volume.affine.cpu().numpy())[: volume.ndim - 1].tolist()

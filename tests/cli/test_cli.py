@@ -125,16 +125,17 @@ def test_generate_passes_everything_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert (call["resume"], call["overwrite"]) == (True, False)
 
 
-def test_an_interrupted_cohort_is_told_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["", "interrupted: complete subjects stay; continue with --resume"])
+def test_an_interrupted_cohort_says_what_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(text)
 
     loaded = SimpleNamespace(spec=SimpleNamespace(name="brain-t1", controls=()))
     monkeypatch.setattr("medgen.models.bundled.load_model", lambda name, device: loaded)
     monkeypatch.setattr("medgen.cohort.generate.generate_cohort", stop)
     result = run("generate", "brain-t1", "-o", tmp_path / "c")
     assert result.exit_code == 130
-    assert result.stderr == "medgen: interrupted: complete subjects stay; continue with --resume\n"
+    assert result.stderr == f"medgen: {text or 'interrupted'}\n"
 
 
 def fake_inpaint(monkeypatch: pytest.MonkeyPatch, fraction: float) -> list[tuple[Any, ...]]:

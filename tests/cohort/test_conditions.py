@@ -210,6 +210,22 @@ def test_formats_that_do_not_suit(tmp_path: Path, dims: int, format: str, word: 
         generate_cohort(FakeModel(dims), 1, tmp_path / "c", format=format)
 
 
+def read_label_of(folder: Path, ids: torch.Tensor) -> MetaTensor:
+    """Read back from ``small.png``."""
+    write_picture(folder / "small.png", ids)
+    return read_label(folder / "small.png")
+
+
+def test_a_map_that_is_only_turned_is_not_called_padded() -> None:
+    affine = torch.tensor([[0.0, 2, 0, 0], [-2, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    turned = MetaTensor(torch.ones(1, 8, 12, 4, dtype=torch.int16), affine=affine)
+    note = placing_note([placed(FakeModel(3), turned)[1]])
+    assert note == (
+        "the label map is turned for the model's grid: 8 x 12 x 4 voxels of 2 x 2 x 2 mm, PRS became "
+        "12 x 8 x 4 voxels of 2 x 2 x 2 mm, RAS"
+    )
+
+
 def test_label_of_a_slice_comes_to_the_models_grid(tmp_path: Path) -> None:
     ids = torch.zeros(1, 20, 10, dtype=torch.int16)
     ids[:, 4:12, 2:8] = 3
@@ -220,7 +236,15 @@ def test_label_of_a_slice_comes_to_the_models_grid(tmp_path: Path) -> None:
     place = placed(FakeModel(2), read_label(tmp_path / "a.png"))[1]
     assert (place.file, place.given["size"], place.used["size"]) == ("a.png", [20, 10], [12, 8])
     assert "a.png is resampled" in placing_note([place])
-    assert placing_note([placed(FakeModel(2), found)[1]]) == ""
+    same = placed(FakeModel(2), found)[1]
+    assert placing_note([same]) == ""
+    small = placed(FakeModel(2), read_label_of(tmp_path, torch.ones(1, 10, 6, dtype=torch.int16)))[1]
+    assert placing_note([small, same]) == (
+        "small.png is padded with background for the model's grid: 10 x 6 voxels became 12 x 8 voxels"
+    )
+    assert placing_note([small, place, same, place]) == placing_note([place]) + (
+        " (in all 2 resampled, 1 padded with background)"
+    )
     write_picture(tmp_path / "b.png", ids)
     assert int((on_model_grid(FakeModel(2), read_label(tmp_path / "b.png")) == 3).sum()) == 8 * 6
     with pytest.raises(MedgenError, match="3 spatial axes"):

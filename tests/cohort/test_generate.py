@@ -200,3 +200,32 @@ def test_an_overwritten_cohort_is_kept_until_the_model_has_answered(tmp_path: Pa
     with pytest.raises(MedgenError, match="does not know"):
         generate_cohort(Refusing(), 2, tmp_path / "c", overwrite=True)
     assert content(tmp_path / "c") == before
+
+
+class Stopped(FakeModel):
+    """Ctrl-C comes at a seed."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def sample(self, n: int = 1, seed: int = 0, label: Any = None, **options: Any) -> Sequence[dict[str, MetaTensor]]:
+        if seed == self.at:
+            raise KeyboardInterrupt
+        return super().sample(n, seed, label, **options)
+
+
+def test_ctrl_c_says_how_to_go_on_once_there_is_a_cohort_to_go_on_with(tmp_path: Path) -> None:
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+            generate_cohort(Stopped(0), 2, tmp_path / "c", resume=resume)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted: complete subjects stay; continue with --resume$"):
+        generate_cohort(Stopped(1), 3, tmp_path / "c")
+    with pytest.raises(KeyboardInterrupt, match="continue with --resume"):
+        generate_cohort(Stopped(2), 3, tmp_path / "c", resume=True)
+    generate_cohort(FakeModel(), 3, tmp_path / "c", resume=True)
+    before = content(tmp_path / "c")
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        generate_cohort(Stopped(0), 2, tmp_path / "c", overwrite=True)
+    assert content(tmp_path / "c") == before

@@ -244,8 +244,9 @@ def test_killed_and_resumed_gives_the_same_tree(tree: Path, tmp_path: Path, stop
     out = tmp_path / "out"
     slow = (
         "import time\nfrom medgen.io.convert import convert\n"
+        "def wait(done, total):\n    time.sleep(1 if done < 5 else 30)\n"
         "if __name__ == '__main__':\n"
-        f"    convert({str(tree)!r}, {str(out)!r}, jobs={jobs}, progress=lambda done, total: time.sleep(1 if done < 5 else 30))\n"
+        f"    convert({str(tree)!r}, {str(out)!r}, jobs={jobs}, progress=wait)\n"
     )
     script = tmp_path / "slow.py"
     script.write_text(slow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from medgen.checks import MedgenError
 from medgen.diffusion.randomness import generators
 from medgen.operators import NOISES, OPERATORS
-from medgen.operators.degradations import DEGRADATIONS, draw_degradation
+from medgen.operators.degradations import DEGRADATIONS, LIMITS, check_degradations, draw_degradation
 
 SIZES = {2: (20, 18), 3: (14, 12, 10)}
 SPACING = (1.0, 1.5, 2.0)
@@ -111,6 +112,52 @@ def test_what_is_unknown_is_refused() -> None:
         MedgenError, match=r"degradation 'blur' has no range 'fwhm', only fwhm_mm. Did you mean 'fwhm_mm'"
     ):
         degraded("blur", x, fwhm=2)
-    for bad in ((3, 2), "wide", (1, 2, 3), None):
+    for bad in ((3, 2), "wide", (1, 2, 3), None, True):
         with pytest.raises(MedgenError, match=r"blur.fwhm_mm must be a number or \(low, high\) with low <= high. Got"):
             degraded("blur", x, fwhm_mm=bad)
+
+
+RANGES = [
+    (name, key)
+    for name, made in DEGRADATIONS.items()
+    for key in list(inspect.signature(made).parameters)[1:]
+    if key not in ("axis", "profiles")
+]
+
+
+@pytest.mark.parametrize(("name", "key"), RANGES)
+def test_what_lies_beyond_its_limits_is_refused_before_an_image_comes(name: str, key: str) -> None:
+    """At the limits it works, so that they are neither too narrow nor too wide."""
+    limits = LIMITS[key]
+    x = smooth(2)
+    for end, outward in ((limits.low, -1), (limits.high, 1)):
+        if abs(end) < float("inf"):
+            with pytest.raises(MedgenError, match=rf"^Who: {name}\.{key} must be .*(at least|at most|above) "):
+                check_degradations("Who", {name: {key: end + outward}})
+            nearest = end + 0.01 if limits.above and end == limits.low else end
+            assert degraded(name, x, **{key: nearest}).isfinite().all()
+    if limits.above:
+        with pytest.raises(MedgenError, match=rf"Who: {name}\.{key} must be above {limits.low:g}.* Got 0"):
+            check_degradations("Who", {name: {key: limits.low}})
+    if limits.whole:
+        with pytest.raises(MedgenError, match=rf"Who: {name}\.{key} must be whole and at least .* Got \(1, 2.5\)"):
+            check_degradations("Who", {name: {key: (1, 2.5)}})
+
+
+@pytest.mark.parametrize("profile", ["box", "gaussian", "sinc", "slr"])
+def test_the_thinnest_slices_meet_a_voxel(profile: str) -> None:
+    for spacing in (1.5, 2.1, 2.5, 3.7):
+        settings = {"thickness": LIMITS["thickness"].low, "slice_spacing_mm": spacing, "axis": 0, "profiles": [profile]}
+        assert degraded("through_plane", smooth(2), **settings).isfinite().all()
+
+
+def test_axis_and_profiles_are_checked() -> None:
+    for bad in (3, -4, 1.0, True, "x"):
+        with pytest.raises(MedgenError, match=r"Who: through_plane.axis must be a whole number from -3 to 2, or None"):
+            check_degradations("Who", {"through_plane": {"axis": bad}})
+    with pytest.raises(MedgenError, match=r"rigid_motion.axis must be a whole number from -2 to 1, or None. Got 2"):
+        degraded("rigid_motion", smooth(2), axis=2)
+    for profiles in ("box", [], ["boxx"], None):
+        with pytest.raises(MedgenError, match=r"through_plane.profiles must be a list of box, gaussian, sinc, slr"):
+            check_degradations("Who", {"through_plane": {"profiles": profiles}})
+    check_degradations("Who", {"through_plane": {"axis": -3, "profiles": ["box"]}, "rigid_motion": {"axis": None}})

@@ -15,8 +15,10 @@ from monai.data import MetaTensor
 from medgen import load_model
 from medgen.checks import MedgenError
 from medgen.io.nifti import read_nifti
+from medgen.models.diffusion_spec import DiffusionSpec
 from medgen.restoration.edit import edit, edit_file
 from medgen.restoration.interpolate import interpolate
+from tests.models.test_diffusion_parts import build, kinds
 from tests.restoration.small_models import small_model
 
 AFFINES = {
@@ -176,6 +178,26 @@ def test_a_model_without_control_dropout_is_told_everything() -> None:
     with pytest.raises(MedgenError, match=r"must be told everything\. Got no size"):
         interpolate(model)
     assert edit(image, model, conditions={"size": "small"}, num_inference_steps=2).shape == image.shape
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["whole", "region"])
+def test_a_latent_model_that_changes_nothing_changes_nothing(inside: bool) -> None:
+    model = build(DiffusionSpec.from_dict(kinds()["latent"]))
+    image, region, label = (volume[:, :8, :8, :8] for volume in scan("ras"))
+    ids = MetaTensor((label.as_tensor() > 0).int(), affine=torch.eye(4).double())
+    image, region = (MetaTensor(x.as_tensor(), affine=torch.eye(4).double()) for x in (image, region))
+    region[:, 2:6, 2:6, 2:6] = 1
+    clean: list[torch.Tensor] = []
+    encode = model.codec.encode
+
+    def noted(*arguments: object) -> torch.Tensor:
+        clean.append(encode(*arguments))
+        return clean[-1]
+
+    model.codec.encode = noted
+    model.bound = lambda *_, **__: lambda x, sigma: clean[0]
+    made = edit(image, model, 0.8, label=ids, inpaint_mask=region if inside else None, num_inference_steps=3)
+    torch.testing.assert_close(made.as_tensor(), image.as_tensor(), rtol=0, atol=1e-2 * float(image.std()))
 
 
 def test_files_keep_header_type_and_every_stored_number_outside(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -13,6 +14,7 @@ from medgen.checks import MedgenError
 from medgen.io.nifti import read_nifti, write_nifti
 from medgen.io.read_picture import read_picture
 from medgen.io.write_picture import write_picture
+from medgen.restoration.edit import edit_file
 from medgen.restoration.harmonize import harmonize_file
 from medgen.restoration.reconstruct import reconstruct_file
 from medgen.restoration.segment import segment_file
@@ -141,3 +143,58 @@ def test_a_volume_does_not_become_a_picture(tmp_path: Path) -> None:
     write_nifti(tmp_path / "scan.nii.gz", MetaTensor(torch.ones(1, 8, 8, 8), affine=torch.eye(4).double()))
     with pytest.raises(MedgenError, match=r"must end in .nii or .nii.gz. Rename it"):
         translate_file({"T1w": tmp_path / "scan.nii.gz"}, tmp_path / "out.png", model=small_model("translate", 2))
+
+
+def test_pictures_are_not_volumes(picture: Path) -> None:
+    with pytest.raises(MedgenError, match="is one slice, and model 'small-translate' works on volumes"):
+        translate_file({"T1w": picture}, picture.with_name("out.png"), model=small_model("translate", 3))
+    with pytest.raises(MedgenError, match="NO_GEOMETRY"):
+        edit_file(picture, picture.with_name("out.png"), model=small_model("image"))
+
+
+def test_a_tiff_of_signed_numbers_stays_a_tiff(tmp_path: Path) -> None:
+    import tifffile
+
+    values = np.linspace(-1000, 900, 300).astype(np.int16).reshape(20, 15)
+    tifffile.imwrite(tmp_path / "scan.tif", values)
+    tifffile.imwrite(tmp_path / "reference.tif", values + 50)
+    harmonize_file(tmp_path / "scan.tif", [tmp_path / "reference.tif"], tmp_path / "out.tif")
+    made = read_picture(tmp_path / "out.tif")
+    assert made.meta["stored"] == "float32"
+    assert float(made.min()) < -900
+    assert torch.equal(made.as_tensor(), made.as_tensor().round())
+
+
+def test_slices_of_a_volume_in_the_plane_that_is_asked_for() -> None:
+    channels = 4
+    network = {**KL, "spatial_dims": 2, "in_channels": channels, "out_channels": channels}
+    fields = {"channel_mean": [0.1] * channels, "channel_std": [0.5] * channels, "network": network}
+    model = autoencoder(KL, 2, task="image", label_encoding="one_hot", label_channels=[], **fields)
+    affine = torch.diag(torch.tensor([3.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    stack = MetaTensor(torch.rand(1, 6, 20, 24, generator=torch.Generator().manual_seed(0)), affine=affine)
+    for plane, latent in (("sagittal", (3, 5, 6, 6)), ("axial", (3, 5, 5, 24))):
+        made = model.reconstruct(stack, plane=plane)
+        assert tuple(made["latent"].shape) == latent
+        assert made["image"].shape == stack.shape
+    alone = model.reconstruct(MetaTensor(stack[:, 2].as_tensor(), affine=torch.eye(4).double()))
+    assert alone["image"].shape == (1, 20, 24)
+
+
+def test_what_an_oblique_scan_does_not_reach_is_its_lowest() -> None:
+    fields = {"channel_mean": [0.1] * 8, "channel_std": [0.5] * 8}
+    network = {**KL, "spatial_dims": 3, "in_channels": 8, "out_channels": 8}
+    model = autoencoder(KL, 3, task="image", label_encoding="one_hot", label_channels=[], network=network, **fields)
+    turn = torch.eye(4, dtype=torch.float64)
+    turn[:2, :2] = torch.tensor([[0.9063, -0.4226], [0.4226, 0.9063]], dtype=torch.float64)
+    noise = torch.randn(1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    seen: list[torch.Tensor] = []
+    plain = model.encode
+
+    def noted(image: torch.Tensor, *others: object) -> torch.Tensor:
+        seen.append(image)
+        return plain(image, *others)
+
+    model.encode = noted
+    model.reconstruct(MetaTensor(-1000 + 50 * noise, affine=turn))
+    assert seen[0].mean() < 0.6  # padding of 0 would lie far above all of the scan
+    assert (seen[0] == 0).float().mean() > 0.2

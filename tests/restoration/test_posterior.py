@@ -12,7 +12,7 @@ from medgen.checks import MedgenError
 from medgen.diffusion.randomness import generators
 from medgen.diffusion.samplers import SAMPLERS, Denoise
 from medgen.diffusion.schedules import logsnr_sigmas
-from medgen.operators import Mask, Separable
+from medgen.operators import CartesianKSpace, Chain, Mask, Phase, Separable, cartesian_mask
 from medgen.restoration.assembled import PatchDenoiser, SliceDenoiser, starts
 from medgen.restoration.posterior import METHODS, Measurement, make_consistent, posterior_denoiser
 from medgen.restoration.repaint import sample_repaint
@@ -200,3 +200,38 @@ def test_patches_cover_every_voxel_and_move() -> None:
         assert {i + k for i in places for k in range(8)} == set(range(30))
         seen.add(tuple(places))
     assert len(seen) > 1
+
+
+def test_consistency_counts_what_is_measured() -> None:
+    stream = torch.Generator().manual_seed(0)
+    hole = (torch.rand(1, 1, 10, 10, generator=stream) < 0.9).float()
+    operator = Mask(hole[0, 0])
+    y = operator.forward(torch.zeros(1, 1, 10, 10))
+    known = Measurement(operator, y, noise_std=0.1)
+    moved = known.residual(make_consistent(torch.full((1, 1, 10, 10), 0.25), known))
+    seen = moved[hole == 0]
+    torch.testing.assert_close(seen.square().mean().sqrt(), torch.tensor(0.1), rtol=1e-4, atol=1e-6)
+
+
+def test_complex_operators_ask_for_a_phase() -> None:
+    kspace = CartesianKSpace(cartesian_mask((8, 8), 2.0))
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(MedgenError, match="Put Phase in front"):
+        make_consistent(x, Measurement(kspace, kspace.forward(x)))
+    real = Chain([Phase(torch.zeros(8, 8)), kspace])
+    known = Measurement(real, real.forward(x))
+    fitted = make_consistent(torch.zeros_like(x), known)
+    assert not fitted.is_complex()
+    assert known.residual(fitted).abs().max() < 0.05
+
+
+def test_repaint_and_patches_refuse_what_does_not_fit() -> None:
+    x, sigmas = torch.zeros(1, 2, 4, 4), torch.tensor([1.0, 0.0])
+    with pytest.raises(MedgenError, match=r"inpaint_mask must have shape \(1, 1, 4, 4\), or 1 for the batch"):
+        sample_repaint(lambda x, s: x, x, sigmas, x, torch.zeros(3, 1, 4, 4), generators=generators([0]))
+    with pytest.raises(MedgenError, match=r"generators must be 1, one per sample\. Got 2"):
+        sample_repaint(lambda x, s: x, x, sigmas, x, torch.zeros(1, 1, 4, 4), generators=generators([0, 1]))
+    with pytest.raises(MedgenError, match="patch must be multiples of 4"):
+        PatchDenoiser(lambda x, s: x, (6, 8), multiple=4)
+    thin = torch.ones(1, 1, 3, 16)
+    assert torch.equal(PatchDenoiser(lambda x, s: x, (8, 8), multiple=8)(thin, sigmas[:1]), thin)

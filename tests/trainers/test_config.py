@@ -44,6 +44,7 @@ COLIN: dict[str, Any] = {"data": "colin27", "augmentation": {}}
         ({"label_channels": [["ball_left", [1]]], "augmentation": {"flip": 0.5}}, "does not exchange sides"),
         ({"correlation_mm": 0}, "correlation_mm"),
         ({"label_distance_mm": -1.0}, "label_distance_mm"),
+        ({"label_balance_by": "piece"}, "no effect with label_balance 0"),
     ],
 )
 def test_a_bad_entry_is_named_with_the_nearest_valid_one(

@@ -106,3 +106,18 @@ def test_a_first_stage_that_does_not_fit_is_refused_before_it_is_trained(config:
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     with pytest.raises(MedgenError, match="no config 'nowhere'"):
         train(config, tmp_path / "run", ["first_stage=nowhere"], progress=False, device="cpu")
+
+
+def test_overwrite_spares_a_run_until_its_successor_can_begin(config: Path, tmp_path: Path) -> None:
+    old = tmp_path / "run"
+    train(config, old, progress=False, device="cpu")
+    given = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
+    for model, words in (
+        ("no-such-model", "no-such-model"),
+        (old / "first_stage" / "model", "in the run's own folder"),
+    ):
+        with pytest.raises(MedgenError, match=words):
+            train(config, old, [f"first_stage_model={model}"], overwrite=True, progress=False, device="cpu")
+        assert {file: file.read_bytes() for file in old.rglob("*") if file.is_file()} == given
+    train(config, old, ["seed=6"], overwrite=True, progress=False, device="cpu")
+    assert (old / "model" / "medgen.json").is_file()

@@ -16,6 +16,9 @@ from medgen.trainers import train
 from medgen.trainers.config import load_config
 from tests.trainers.open_ms_layout import open_ms_tree
 
+# the scans in the repository are cut out of larger ones, for which the grids are meant
+pytestmark = pytest.mark.filterwarnings("ignore:.*reaches beyond.*:UserWarning")
+
 ROOT = Path(__file__).parents[2]
 HIPPOCAMPUS = ROOT / "tests" / "data" / "hippocampus"
 QUICK = ("rectified_flow_tiny", "latent_diffusion_tiny", "stylegan2_tiny", "vq_transformer_tiny")

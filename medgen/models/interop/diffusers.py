@@ -265,7 +265,7 @@ def timesteps_form(config: Mapping[str, Any], source: str) -> tuple[dict[str, An
             f"{name} with {short(schedule)}. Adapt the scheduler object: denoiser_from_scheduler."
         )
     kind = str(config.get("prediction_type", "epsilon"))
-    check_choice("adapt_scheduler", "prediction_type", kind, CHAIN_PREDICTIONS)
+    check_choice(source, "prediction_type", kind, CHAIN_PREDICTIONS)
     if schedule == "squaredcos_cap_v2":
         return {"schedule": "cosine", "num_train_timesteps": count}, kind
     ends = {"beta_start": float(config.get("beta_start", 1e-4)), "beta_end": float(config.get("beta_end", 0.02))}

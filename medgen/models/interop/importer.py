@@ -60,6 +60,7 @@ STEMS: dict[str, tuple[str, ...]] = {
 OWN_KEYS = ("networks", "scheduler", "scale_factor", "value_range")
 # fields of a latent model that are its autoencoder's too
 SHARED = ("name", "version", "grid", "image_channels", "channels", "label_channels", "modality")
+DEFAULT_SCALE = 0.18215  # of diffusers where its file does not say
 OUT = ("out.2.conv.weight", "out.2.conv.bias")
 Part = tuple[dict[str, Any], "dict[str, Tensor]"]
 
@@ -272,7 +273,7 @@ def _read_diffusers(source: Path) -> _Source:
 
 def _read_latent_figures(found: _Source, config: Mapping[str, Any]) -> None:
     """Scale, shift (one number) and mean and deviation (by channel) of the latents of a diffusers autoencoder."""
-    found.scale_factor = float(config.get("scaling_factor") or 0.18215)
+    found.scale_factor = float(config.get("scaling_factor", DEFAULT_SCALE))
     count = int(config.get("latent_channels", 4))
     shift = config.get("shift_factor")
     found.latent_mean = tuple(config.get("latents_mean") or ([float(shift)] * count if shift else []))
