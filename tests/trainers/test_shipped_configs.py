@@ -16,8 +16,12 @@ from medgen.trainers import train
 from medgen.trainers.config import load_config
 from tests.trainers.open_ms_layout import open_ms_tree
 
-# the scans in the repository are cut out of larger ones, for which the grids are meant
-pytestmark = pytest.mark.filterwarnings("ignore:.*reaches beyond.*:UserWarning")
+pytestmark = [
+    # the scans in the repository are cut out of larger ones, for which the grids are meant
+    pytest.mark.filterwarnings("ignore:.*reaches beyond.*:UserWarning"),
+    # sizes for a GPU come with more workers than a small machine has cores
+    pytest.mark.filterwarnings("ignore:This DataLoader will create.*:UserWarning"),
+]
 
 ROOT = Path(__file__).parents[2]
 HIPPOCAMPUS = ROOT / "tests" / "data" / "hippocampus"
