@@ -119,7 +119,8 @@ def edit(
         samples: the mean of so many edits.
         device: where a model given by name runs.
         callback: called with (steps done, steps) of all samples together.
-        options: ``sampler`` (of ``sdedit``), ``num_inference_steps``, ``guidance_scale``.
+        options: ``sampler`` (of ``sdedit``), ``num_inference_steps``, ``guidance_scale`` (of ``inversion`` 1 unless
+            stated: with more, equal conditions would not give the scan back).
 
     Returns:
         ``(1, X, Y, Z)`` float32, the scan's grid and unit; ``meta["synthetic"]`` is True.
@@ -142,6 +143,8 @@ def edit(
         if samples > 1 or options.get("sampler") is not None:
             raise MedgenError("edit: method 'inversion' draws nothing and has its own sampler. Leave both out.")
         settings |= {"sampler": "ddim"}
+        if options.get("guidance_scale") is None:  # guidance would change more than what is asked for
+            settings["guidance_scale"] = 1.0
     asked = told("edit", chosen, conditions)
     was = told("edit", chosen, source_conditions) if method == "inversion" else {}
     hole = torch.ones(volume.shape, dtype=torch.bool) if inpaint_mask is None else inpaint_mask.as_tensor().cpu() > 0.5

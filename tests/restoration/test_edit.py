@@ -167,6 +167,10 @@ def test_inversion_draws_nothing_and_says_what_it_did() -> None:
     assert record["conditions"] == {"size": "large"}
     assert record["source_conditions"] == {"size": "small"}
     assert record["sampler"] == "ddim"
+    assert record["guidance_scale"] == 1.0
+    same = {"conditions": {"size": "small"}, "source_conditions": {"size": "small"}}
+    back = edit(image, model, 0.5, method="inversion", num_inference_steps=12, **same)
+    assert (back.as_tensor() - image.as_tensor()).abs().mean() < 0.05 * image.as_tensor().std()
 
 
 def test_a_model_without_control_dropout_is_told_everything() -> None:
