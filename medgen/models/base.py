@@ -163,7 +163,7 @@ class Model(ABC, Generic[Spec]):
             self._check_affine(label)
             known["label"] = label.as_tensor()
         image, made = self.produce(known, size, derive_seed(seed, "sample"), settings, callback)
-        affine = label.affine if label is not None else self._affine()
+        affine = label.affine if label is not None else self.grid_affine()
         provenance = self.provenance(seed, settings) | ({"conditions": drawn} if drawn else {})
         meta = {"synthetic": True, "provenance": provenance}
         result = {}
@@ -226,8 +226,8 @@ class Model(ABC, Generic[Spec]):
                 f"affine {found.round(3).tolist()}. Bring it there with medgen.geometry.ModelGrid."
             )
 
-    def _affine(self) -> Tensor:
-        """Model grid with its centre at the origin, RAS+ mm."""
+    def grid_affine(self) -> Tensor:
+        """Affine ``(4, 4)`` float64 of the model's grid with its centre at the origin, RAS+ mm."""
         spacing = np.array([*self.spec.grid.spacing, *[1.0] * (3 - self.spec.spatial_dims)])
         size = np.array([*self.spec.grid.size, *[1] * (3 - self.spec.spatial_dims)])
         affine = np.diag([*spacing, 1.0])

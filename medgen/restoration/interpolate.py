@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from torch import Tensor
 
 from medgen.checks import MedgenError, check_count
 from medgen.diffusion.editing import slerp
@@ -78,17 +77,9 @@ def interpolate(
             image, label = chosen.codec.decode(SAMPLERS[SAMPLER](denoise, x, sigmas).float(), given)
         provenance = chosen.provenance(first, settings) | {"interpolated": [first, second, weight]}
         provenance |= {"conditions": asked} if asked else {}
-        meta, affine = {"synthetic": True, "provenance": provenance}, _affine(chosen)
+        meta, affine = {"synthetic": True, "provenance": provenance}, chosen.grid_affine()
         volumes = {"image": image, "label": label}
         made.append(
             {key: MetaTensor(x[0].cpu(), affine=affine, meta=dict(meta)) for key, x in volumes.items() if x is not None}
         )
     return made
-
-
-def _affine(model: DiffusionModel) -> Tensor:
-    """The model's grid with its centre at the origin, RAS+ mm."""
-    spacing, size = (np.array(x, dtype=np.float64) for x in (model.spec.grid.spacing, model.spec.grid.size))
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -spacing * (size - 1) / 2
-    return torch.from_numpy(affine)
