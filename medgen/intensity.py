@@ -8,6 +8,8 @@ from torch import Tensor
 
 from medgen.checks import MedgenError
 
+MOST_VOXELS = 1_000_000
+
 
 @dataclass(frozen=True)
 class IntensityWindow:
@@ -53,6 +55,20 @@ class IntensityWindow:
     def inverse(self, x: Tensor) -> Tensor:
         """Model intensities to scan intensities: any shape, the dtype of ``x``."""
         return x * (self.high - self.low) + self.low
+
+
+def bright_end(values: Tensor, share: float = 0.999) -> float:
+    """The percentile of the magnitude that noise levels are relative to; 1 for an image of zeros.
+
+    Of a large image every k-th voxel is looked at.
+
+    Args:
+        values: any shape and unit, finite.
+        share: of the voxels that lie below.
+    """
+    flat = values.abs().flatten()
+    top = float(flat[:: max(1, len(flat) // MOST_VOXELS)].float().quantile(share))
+    return top if top > 0 else 1.0
 
 
 def _ranked(values: Tensor, share: float) -> float:

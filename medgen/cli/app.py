@@ -15,6 +15,7 @@ from medgen.cli.inpaint import inpaint
 from medgen.cli.inspect import inspect
 from medgen.cli.models import models
 from medgen.cli.reconstruct import reconstruct
+from medgen.cli.restore import restore
 from medgen.cli.segment import segment
 from medgen.cli.train import train
 from medgen.cli.translate import translate
@@ -29,7 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, convert, generate, inpaint, translate, edit, harmonize, segment, reconstruct, train, models):
+for command in (
+    inspect, convert, generate, inpaint, restore, translate, edit, harmonize, segment, reconstruct, train, models,
+):  # fmt: skip
     app.command()(command)
 app.command("import")(import_model)
 

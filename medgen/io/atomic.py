@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from medgen.checks import MedgenError
 
-__all__ = ["atomic_directory", "atomic_path", "check_writable", "write_json"]
+__all__ = ["atomic_directory", "atomic_path", "check_writable", "remove_unfinished", "write_json"]
 
 
 @contextmanager
@@ -101,6 +102,20 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Takes away what a process that was killed left unfinished in a folder.
+
+    Args:
+        folder: where it wrote.
+        name: of the file or folder to be; None: any.
+    """
+    final = ".+" if name is None else re.escape(name)
+    pattern = re.compile(rf"\.[0-9a-f]{{12}}\.{final}|\.{final}\.[0-9a-f]{{12}}(\.old)?")
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if pattern.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:

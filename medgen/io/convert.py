@@ -35,7 +35,10 @@ from medgen.io.names import safe_name, unique_names, without
 from medgen.io.report import Refusal, exit_status, file_rows, findings_of, geometry_of, report
 from medgen.io.survey import FullSurvey, ReadOptions, survey
 
-__all__ = ["ConvertSummary", "OutputExists", "check_output", "convert", "loaded", "source_fingerprint"]
+__all__ = [
+    "ConvertSummary", "OutputExists", "check_output", "convert", "loaded", "no_interruption", "patient_of",
+    "source_fingerprint", "volume_name",
+]  # fmt: skip
 
 _PATIENT = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "AccessionNumber")
 _PARSING = (OSError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError, EOFError, RecursionError)
@@ -187,7 +190,7 @@ def source_fingerprint(volume: VolumeSource, found: FullSurvey, options: ReadOpt
 
 def _names(found: FullSurvey) -> list[str]:
     """A name for each volume; files of one name in several folders (no DICOM) have that of their folders before it."""
-    names = [_name(volume) for volume in found.volumes]
+    names = [volume_name(volume) for volume in found.volumes]
     counts = Counter(safe_name(name).lower() for name in names)
     for position, volume in enumerate(found.volumes):
         if counts[safe_name(names[position]).lower()] > 1 and not hasattr(volume, "series_uid"):
@@ -197,18 +200,18 @@ def _names(found: FullSurvey) -> list[str]:
     return names
 
 
-def _name(volume: VolumeSource) -> str:
+def volume_name(volume: VolumeSource) -> str:
     """The name that its source gives a volume, without what would tell the patient."""
     series_uid = getattr(volume, "series_uid", None)
     if series_uid is None:  # no DICOM
         return volume.name
-    secrets = _patient(volume)
+    secrets = patient_of(volume)
     if secrets is None:
         return f"series-{hashlib.sha256(str(series_uid).encode()).hexdigest()[:12]}"
     return without(safe_name(volume.name), [safe_name(secret) for secret in secrets if secret])
 
 
-def _patient(volume: VolumeSource) -> list[str] | None:
+def patient_of(volume: VolumeSource) -> list[str] | None:
     """Names and numbers of the patient of a series; None where the header is too damaged to tell."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unknown character sets and the like
@@ -250,7 +253,7 @@ def _outcomes(tasks: Sequence[_Task], jobs: int) -> Generator[tuple[int, dict[st
         return
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        with _no_interruption():  # the processes start here, and must not take Ctrl-C for theirs
+        with no_interruption():  # the processes start here, and must not take Ctrl-C for theirs
             futures = {pool.submit(_write_one, task): task.position for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -263,7 +266,7 @@ def _outcomes(tasks: Sequence[_Task], jobs: int) -> Generator[tuple[int, dict[st
 
 
 @contextmanager
-def _no_interruption() -> Generator[None, None, None]:
+def no_interruption() -> Generator[None, None, None]:
     """Ctrl-C is not heard in this block, nor by processes that start in it."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -42,6 +42,12 @@ CODES: dict[str, str] = {
     "PICTURE": "a plain picture in a folder",
     "SPECIAL_FILE": "a pipe, socket or device",
     "SAME_FILE": "a link to a file that is read under its own name",
+    # skipped: an image that an unattended restoration leaves alone
+    "OWN_OUTPUT": "something that medgen made",
+    "DIFFUSION": "a diffusion series: its b-values say so",
+    "NOT_SELECTED": "a volume that was not asked for",
+    "ARRIVING": "a series whose files were still being written",
+    "NOTHING_TO_DO": "a volume that has what was asked for already",
     # refused: an image that cannot be used as it is
     "MISSING_SLICE": "slices are missing between the first and the last",
     "UNEVEN_SLICES": "the distances between slices differ",
@@ -77,6 +83,12 @@ CODES: dict[str, str] = {
     "SEVERAL_VOLUMES": "several volumes where one is needed",
     "UNWRITABLE": "a volume that the output format cannot hold",
     "GRIDS_DIFFER": "volumes that must share a grid do not",
+    "REFUSED": "a volume that the method or the model does not take; the text says why",
+    # failed: a volume that could not be finished
+    "TIMEOUT": "more time than was allowed",
+    "OUT_OF_MEMORY": "more memory than was allowed, or than there is",
+    "CRASHED": "the process died",
+    "FAILED": "an error that nobody foresaw",
     # findings: used, and this is to be known
     "SPLIT_SERIES": "one series held several volumes",
     "DUPLICATES_DROPPED": "identical copies of slices were left out",

@@ -18,13 +18,16 @@ from nibabel.nifti2 import header_dtype as _DTYPE_2
 from medgen.io.findings import Finding, Refused
 from medgen.io.nifti_affine import chosen_affine
 
-__all__ = ["HEADER_BYTES", "MARK", "NiftiHeader", "Stored", "mark_of", "parse_header"]
+__all__ = ["HEADER_BYTES", "MARK", "PROCESSED", "NiftiHeader", "Stored", "mark_of", "parse_header"]
 
 HEADER_BYTES = 640
 """Bytes that hold the header of either version, and the mark."""
 
 MARK = b"medgen: synthetic"
 """Text of the header extension, the first one, of a file that is synthetic in whole or in part."""
+
+PROCESSED = b"medgen: processed"
+"""The same, of a file that medgen computed from a scan and that is not synthetic."""
 
 Kind = Literal["number", "complex", "colour"]
 _NUMBERS = {
@@ -86,6 +89,7 @@ class NiftiHeader:
         affine: RAS+ mm, 4x4 float64; None where the header has no orientation.
         findings: what is to be said.
         synthetic: whether the file bears the :data:`MARK`.
+        processed: whether it bears :data:`PROCESSED` instead.
     """
 
     shape: tuple[int, ...]
@@ -95,6 +99,7 @@ class NiftiHeader:
     affine: np.ndarray | None
     findings: tuple[Finding, ...]
     synthetic: bool = False
+    processed: bool = False
 
     @property
     def space(self) -> tuple[int, int, int]:
@@ -132,25 +137,32 @@ def parse_header(block: bytes, name: str) -> NiftiHeader:
     stored, findings = _stored(fields, order, name)
     affine, more = chosen_affine(fields, shape[:3], name)
     offset = _offset(fields, version, single, name)
-    marked = _is_marked(block, {1: 348, 2: 540}[version], order)
+    size = {1: 348, 2: 540}[version]
+    marked = _is_marked(block, size, order, MARK)
     if marked:
         findings.append(Finding("SYNTHETIC", "the file says that it is synthetic, in whole or in part"))
-    return NiftiHeader(shape, stored, offset, single, affine, (*findings, *more), marked)
+    processed = _is_marked(block, size, order, PROCESSED)
+    return NiftiHeader(shape, stored, offset, single, affine, (*findings, *more), marked, processed)
 
 
-def mark_of(order: str = "<") -> bytes:
+def mark_of(order: str = "<", text: bytes = MARK) -> bytes:
     """The header extension that marks a file, in a byte order: 32 bytes, to stand first of all extensions.
+
+    Args:
+        order: ``<`` or ``>``.
+        text: :data:`MARK` or :data:`PROCESSED`.
 
     Example:
         >>> len(mark_of())
         32
     """
-    return np.array([32, _COMMENT], f"{order}i4").tobytes() + MARK.ljust(24, b"\0")
+    return np.array([32, _COMMENT], f"{order}i4").tobytes() + text.ljust(24, b"\0")
 
 
-def _is_marked(block: bytes, size: int, order: str) -> bool:
-    """Whether the first extension after a header of this size is the mark."""
-    return block[size : size + 1] not in (b"", b"\0") and block[size + 4 :].startswith(mark_of(order)[: 8 + len(MARK)])
+def _is_marked(block: bytes, size: int, order: str, text: bytes) -> bool:
+    """Whether the first extension after a header of this size is a mark."""
+    mark = mark_of(order, text)[: 8 + len(text)]
+    return block[size : size + 1] not in (b"", b"\0") and block[size + 4 :].startswith(mark)
 
 
 def _fields(block: bytes, name: str) -> tuple[Any, int, str]:

@@ -24,7 +24,7 @@ from medgen.geometry import affine_fault
 from medgen.io.atomic import atomic_path
 from medgen.io.findings import DEFAULT_MEMORY_BUDGET, Finding, Refused
 from medgen.io.gzip_bytes import plain_bytes, write_gzip
-from medgen.io.nifti_header import HEADER_BYTES, NiftiHeader, mark_of, parse_header
+from medgen.io.nifti_header import HEADER_BYTES, MARK, PROCESSED, NiftiHeader, mark_of, parse_header
 
 __all__ = ["cast_to", "check_name", "write_like", "write_nifti", "write_pieces"]
 
@@ -46,6 +46,7 @@ def write_nifti(
     affine: np.ndarray | None = None,
     *,
     synthetic: bool = False,
+    processed: bool = False,
 ) -> tuple[Finding, ...]:
     """Writes one 3D volume, atomically, the same bytes for the same volume.
 
@@ -59,6 +60,7 @@ def write_nifti(
         affine: RAS+ mm, 4x4; needed for a plain tensor.
         synthetic: mark the file so (:data:`medgen.io.nifti_header.MARK`); a ``MetaTensor`` whose
             ``meta["synthetic"]`` is true is marked in any case.
+        processed: mark a file that is not synthetic as computed (:data:`medgen.io.nifti_header.PROCESSED`).
 
     Returns:
         ``TYPE_CHANGED`` where the source's type did not hold the values.
@@ -85,7 +87,8 @@ def write_nifti(
         if dtype is None and "stored_dtype" in meta:
             array, target, slope, inter, findings = _as_stored(array, meta)
         array = cast_to(array, target, f"write_nifti: '{path.name}'")
-    write_pieces(path, _pieces(array, matrix, slope, inter, synthetic or bool(meta.get("synthetic"))))
+    mark = MARK if synthetic or meta.get("synthetic") else PROCESSED if processed else None
+    write_pieces(path, _pieces(array, matrix, slope, inter, mark))
     return findings
 
 
@@ -96,6 +99,7 @@ def write_like(
     changed_mask: torch.Tensor,
     *,
     synthetic: bool = False,
+    processed: bool = False,
 ) -> int:
     """Writes a copy of a NIfTI file in which only the voxels of a mask have new values.
 
@@ -109,6 +113,7 @@ def write_like(
         new_values: shape ``(1, X, Y, Z)`` or ``(X, Y, Z)`` on the source's grid, in the source's scaled unit.
         changed_mask: the same shape; non-zero = take the new value.
         synthetic: mark the copy so, by one more extension (:data:`medgen.io.nifti_header.MARK`).
+        processed: mark a copy that is not synthetic as computed (:data:`medgen.io.nifti_header.PROCESSED`).
 
     Returns:
         The number of voxels that had to be clipped.
@@ -133,17 +138,19 @@ def write_like(
     if not np.isfinite(new).all():
         raise MedgenError("write_like: new_values holds values that are not finite inside changed_mask. Mend them.")
     raw[mask], clipped = _fit((new - inter) / slope, raw.dtype)
-    write_pieces(Path(path), _marked(content, header) if synthetic and not header.synthetic else [content])
+    mark = MARK if synthetic else PROCESSED if processed else None
+    has_it = header.synthetic or (header.processed and not synthetic)
+    write_pieces(Path(path), [content] if mark is None or has_it else _marked(content, header, mark))
     return clipped
 
 
-def _marked(content: bytearray, header: NiftiHeader) -> list[bytes | memoryview]:
+def _marked(content: bytearray, header: NiftiHeader, text: bytes) -> list[bytes | memoryview]:
     """The content of a file with one more extension, the first."""
     order = "<" if content[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
     size = int(np.frombuffer(content[:4], f"{order}i4")[0])
     fields = nib.nifti1.header_dtype if size == 348 else nib.nifti2.header_dtype
     block = np.frombuffer(bytes(content[:size]), fields.newbyteorder(order)).copy()
-    mark = mark_of(order)
+    mark = mark_of(order, text)
     block["vox_offset"] = header.offset + len(mark)
     others = memoryview(content)[size + 4 :] if content[size] else memoryview(content)[header.offset :]
     if not content[size]:
@@ -223,7 +230,9 @@ def _stored_records(volume: torch.Tensor, meta: Mapping[str, Any]) -> np.ndarray
     return np.ascontiguousarray(array.round().astype(np.uint8)).view(record)[..., 0]
 
 
-def _pieces(array: np.ndarray, affine: np.ndarray, slope: float, inter: float, synthetic: bool) -> Iterator[memoryview]:
+def _pieces(
+    array: np.ndarray, affine: np.ndarray, slope: float, inter: float, text: bytes | None
+) -> Iterator[memoryview]:
     """The plain bytes of a NIfTI-1 file (NIfTI-2 where an axis is too long for it), some slices at a time."""
     kind = nib.Nifti1Header if max(array.shape) < 2**15 else nib.Nifti2Header
     header = kind()
@@ -235,7 +244,7 @@ def _pieces(array: np.ndarray, affine: np.ndarray, slope: float, inter: float, s
     if (slope, inter) != (1.0, 0.0):
         header.set_slope_inter(slope, inter)
     header["magic"] = kind.single_magic
-    mark = b"\1\0\0\0" + mark_of(header.endianness) if synthetic else bytes(4)
+    mark = b"\1\0\0\0" + mark_of(header.endianness, text) if text else bytes(4)
     header["vox_offset"] = len(header.binaryblock) + len(mark)
     yield memoryview(header.binaryblock + mark)
     step = min(array.shape[2], max(1, _SLAB_BYTES * array.shape[2] // array.nbytes))

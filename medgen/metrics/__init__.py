@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medgen.metrics.boundary import boundary_sharpness, label_border
+    from medgen.metrics.calibration import (
+        WidthComparison,
+        compare_widths,
+        conformal_factor,
+        interval_coverage,
+        shortest_interval,
+    )
     from medgen.metrics.distances import classification_auc, nearest_distances
     from medgen.metrics.frechet import Interval, bootstrap_interval, frechet_distance, standardise
     from medgen.metrics.histogram import label_means, label_wasserstein, paint_labels
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "boundary": ("boundary_sharpness", "label_border"),
+    "calibration": ("WidthComparison", "compare_widths", "conformal_factor", "interval_coverage", "shortest_interval"),
     "distances": ("classification_auc", "nearest_distances"),
     "frechet": ("Interval", "bootstrap_interval", "frechet_distance", "standardise"),
     "histogram": ("label_means", "label_wasserstein", "paint_labels"),
@@ -44,12 +52,16 @@ __all__ = [
     "Interval",
     "PrecisionRecall",
     "PrecisionRecallIntervals",
+    "WidthComparison",
     "band_powers",
     "bootstrap_interval",
     "boundary_sharpness",
     "classification_auc",
+    "compare_widths",
+    "conformal_factor",
     "frechet_distance",
     "improved_precision_recall",
+    "interval_coverage",
     "label_border",
     "label_means",
     "label_wasserstein",
@@ -59,6 +71,7 @@ __all__ = [
     "precision_recall_intervals",
     "radial_bands",
     "radiomic_features",
+    "shortest_interval",
     "soft_window",
     "standardise",
     "variation",

@@ -134,6 +134,8 @@ class Model(ABC, Generic[Spec]):
         task = self.spec.task
         if task == "inpaint":
             raise MedgenError(f"{self.spec.name}: this model fills holes and has nothing to sample alone. Use inpaint.")
+        if task == "restore":
+            raise MedgenError(f"{self.spec.name}: this model restores scans and has nothing to sample. Use restore.")
         if TASKS[task].needs_source:
             command = "segment" if task == "segment" else "translate"
             sources = ", ".join(self.spec.source_modalities)

@@ -34,12 +34,14 @@ TASK_WORDS = {
     "translate": "Translation of images into another modality",
     "segment": "Segmentation of an image into one of its plausible label maps",
     "super_resolve": "Synthesis of an image from coarse to fine",
+    "restore": "Restoration of a degraded image",
 }
 FAMILY_WORDS = {
     "diffusion": "by diffusion",
     "autoencoder": "by an autoencoder",
     "autoregressive": "by a transformer over codes",
     "gan": "by an adversarial network",
+    "restorer": "by regression",
 }
 
 
@@ -110,6 +112,8 @@ def _run(spec: ModelSpec) -> dict[str, Any]:
     """What ``python -m monai.bundle run`` does, by family and task."""
     if spec.family == "autoencoder":
         return _reconstruct_run(spec)
+    if spec.family == "restorer":
+        return _restore_run(spec)
     if spec.task == "inpaint":
         return _inpaint_run()
     if spec.source_modalities:
@@ -154,6 +158,23 @@ def _inpaint_run() -> dict[str, Any]:
         "run": [
             "$inpaint_file(@image, @inpaint_mask, @output, model=@bundle_root, seed=@seed, device=str(@device))",
         ],
+    }
+
+
+def _restore_run(spec: ModelSpec) -> dict[str, Any]:
+    task = str(getattr(spec, "restores", ""))
+    hole = {"inpaint_mask": "inpaint_mask.nii.gz"} if task == "inpaint" else {}
+    given = f"'{task}', model=@bundle_root, device=str(@device)" + (", mask=@inpaint_mask" if hole else "")
+    return {
+        "imports": [
+            "$import torch",
+            "$from medgen.restoration.restore_file import restore_file",
+            "$from medgen.restoration.settings import RestoreSettings",
+        ],
+        "image": "image.nii.gz",
+        **hole,
+        "output": "$@output_dir + '/restored.nii.gz'",
+        "run": [f"$restore_file(@image, @output, RestoreSettings({given}))"],
     }
 
 

@@ -35,6 +35,7 @@ FAMILIES: dict[str, Family] = {
         "medgen.models.autoregressive_spec:AutoregressiveSpec", "medgen.models.autoregressive:AutoregressiveModel"
     ),
     "gan": Family("medgen.models.gan_spec:GanSpec", "medgen.models.gan:GanModel"),
+    "restorer": Family("medgen.models.restorer_spec:RestorerSpec", "medgen.models.restorer:RestorerModel"),
 }
 
 

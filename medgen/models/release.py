@@ -2,30 +2,37 @@
 
 The weights are read, verified and written again under ``medgen/models/bundled/NAME`` in half precision (read back as
 single) with the card of the repository: the one in the model folder and the one in ``data_cards`` are the same text
-(tested). The default way to sample is that of the configuration, where it may have been chosen after the training.
+(tested). Name, licence and the like, and the default way to sample, are those of the configuration, where they may have
+been chosen after the training; of a restorer, the scans that it is for (``domain``).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from medgen.io.configs import read_yaml
 from medgen.models.bundled import BUNDLED
 from medgen.models.diffusion_spec import DiffusionSpec
+from medgen.models.domain import Domain
 from medgen.models.fields import read_fields
 from medgen.models.folder import open_model, save_model
+from medgen.models.restorer_spec import RestorerSpec
 from medgen.models.sampling import Sampling
 
+TAKEN = ("name", "licence", "authors", "copyright", "description", "modality", "body_part")
 
-def release(model: Path, card: Path, sampling: Sampling) -> Path:
+
+def release(model: Path, card: Path, config: Mapping[str, Any]) -> Path:
     """Copy a verified model with a card into the package; a bundled model of that name is replaced.
 
     Args:
         model: folder of the trained model.
         card: Markdown card; its name, version and licence must be the model's.
-        sampling: default way to sample it.
+        config: content of the configuration: ``sampling`` or ``domain``, and what of ``TAKEN`` it has.
 
     Returns:
         The bundled folder.
@@ -35,9 +42,11 @@ def release(model: Path, card: Path, sampling: Sampling) -> Path:
     """
     files = open_model(model)
     text = card.read_text(encoding="utf-8")
-    spec = files.spec
+    spec = dataclasses.replace(files.spec, **{name: config[name] for name in TAKEN if name in config})
     if isinstance(spec, DiffusionSpec):
-        spec = dataclasses.replace(spec, sampling=sampling)
+        spec = dataclasses.replace(spec, sampling=read_fields(Sampling, config["sampling"], "configuration"))
+    if isinstance(spec, RestorerSpec) and "domain" in config:
+        spec = dataclasses.replace(spec, domain=read_fields(Domain, config["domain"], "configuration"))
     target = BUNDLED / spec.name
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in files.state.items()}
     save_model(target, spec, half, card=text, overwrite=True)
@@ -50,9 +59,12 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("card", type=Path)
     parser.add_argument("config", type=Path)
+    parser.add_argument("--licence", help="of the weights, where the data's decides")
+    parser.add_argument("--copyright", help="line about the data")
     given = parser.parse_args()
-    content = read_yaml(given.config.read_text(encoding="utf-8"))
-    print(release(given.model, given.card, read_fields(Sampling, content["sampling"], given.config.name)))
+    content = dict(read_yaml(given.config.read_text(encoding="utf-8")))
+    content |= {name: getattr(given, name) for name in ("licence", "copyright") if getattr(given, name)}
+    print(release(given.model, given.card, content))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ TASKS: dict[str, Task] = {
     "translate": Task(needs_source=True),
     "segment": Task(makes_image=False, makes_label=True, needs_label=True, needs_source=True),
     "super_resolve": Task(makes_label=True),  # label channels where they are named
+    "restore": Task(),
 }
 
 

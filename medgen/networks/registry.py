@@ -35,11 +35,14 @@ class Network:
         name: what a specification calls it.
         load: returns the class; imports it only when called.
         limits: largest value of single integer arguments (or of their entries); ``MAX_INTEGER`` for the rest.
+        on_meta: whether it can be built without memory, to count its weights; where it cannot, ``limits`` keep it
+            small.
     """
 
     name: str
     load: Callable[[], type[nn.Module]]
     limits: Mapping[str, int] = field(default_factory=dict)
+    on_meta: bool = True
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Arguments of the real constructor by name (imports the class)."""
@@ -50,13 +53,14 @@ NETWORKS: dict[str, Network] = {}
 
 
 def register(
-    name: str, limits: Mapping[str, int] | None = None
+    name: str, limits: Mapping[str, int] | None = None, on_meta: bool = True
 ) -> Callable[[Callable[[], type[nn.Module]]], Callable[[], type[nn.Module]]]:
     """Enrol a network: decorates a function without arguments that imports and returns the class.
 
     Args:
         name: what specifications call it, an identifier.
         limits: see :class:`Network`.
+        on_meta: see :class:`Network`.
 
     Raises:
         MedgenError: the name is taken or is no identifier.
@@ -67,7 +71,7 @@ def register(
             raise MedgenError(f"register: name must be a Python identifier. Got {name!r}. Use letters and digits.")
         if name in NETWORKS:
             raise MedgenError(f"register: network {name!r} is registered already. Choose another name.")
-        NETWORKS[name] = Network(name, load, dict(limits or {}))
+        NETWORKS[name] = Network(name, load, dict(limits or {}), on_meta)
         return load
 
     return enrol
@@ -106,6 +110,36 @@ def _basic_unet() -> type[nn.Module]:
     from monai.networks.nets import BasicUNet
 
     return BasicUNet
+
+
+@register("RestorationUNet", limits={"spatial_dims": 3, "num_res_blocks": 16})
+def _restoration_unet() -> type[nn.Module]:
+    """medgen's own regression U-Net without normalisation."""
+    from medgen.networks.restoration_unet import RestorationUNet
+
+    return RestorationUNet
+
+
+_SWIN_LIMITS = {
+    "spatial_dims": 3, "patch_size": 8, "window_size": 16, "depths": 16, "num_heads": 96, "feature_size": 192,
+    "in_channels": 256, "out_channels": 256,
+}  # fmt: skip
+
+
+@register("SwinUNETR", limits=_SWIN_LIMITS, on_meta=False)
+def _swin_unetr() -> type[nn.Module]:
+    """Hatamizadeh et al. 2022 (arXiv:2201.01266), MONAI's implementation."""
+    from monai.networks.nets import SwinUNETR
+
+    return SwinUNETR
+
+
+@register("Restormer", limits={"spatial_dims": 3, "num_blocks": 16, "heads": 64, "num_refinement_blocks": 16})
+def _restormer() -> type[nn.Module]:
+    """Zamir et al. 2022 (arXiv:2111.09881), MONAI's implementation."""
+    from monai.networks.nets.restormer import Restormer
+
+    return Restormer
 
 
 def check_plain(value: Any, where: str, source: str, depth: int = 0) -> None:
@@ -299,7 +333,7 @@ def parameter_shapes(spec: Any, source: str = "build_network") -> dict[str, torc
     import torch
 
     check_network(spec, source)
-    with torch.device("meta"):
+    with torch.device("meta" if NETWORKS[spec[TARGET]].on_meta else "cpu"):
         state = _construct(spec, source).state_dict()
     total = sum(tensor.numel() for tensor in state.values())
     if total > MAX_PARAMETERS:

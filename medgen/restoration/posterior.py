@@ -25,19 +25,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice, check_count, check_positive
 from medgen.diffusion.samplers import Denoise
-from medgen.operators import Operator, least_squares
+from medgen.operators import Mask, Operator, least_squares
 
-__all__ = ["METHODS", "Measurement", "make_consistent", "posterior_denoiser"]
+__all__ = ["METHODS", "Known", "Measurement", "make_consistent", "posterior_denoiser"]
 
 METHODS = ("dps", "pigdm", "diffpir", "ddnm")
 ITERATIONS = 30
 SMALLEST_WEIGHT = 1e-6  # of the prior in an exact measurement: what no measurement tells stays
+
+
+class Known(Protocol):
+    """What the methods ask of a measurement: of the samples themselves, or of what is decoded from them."""
+
+    @property
+    def prior_std(self) -> float:
+        """Deviation of an entry over the prior's samples."""
+
+    def residual(self, x: Tensor, /) -> Tensor:
+        """What is measured less what samples would give."""
+
+    def fitted(self, x: Tensor, /, variance: float) -> Tensor:
+        """Mean given the measurement, where it was ``N(x, variance)`` before."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +106,25 @@ class Measurement:
         return least_squares(self.operator, self.y, start=x, weight=weight, iterations=iterations)
 
 
-def posterior_denoiser(
-    denoise: Denoise, measurement: Measurement, method: str = "pigdm", *, weight: float = 1.0
-) -> Denoise:
+def posterior_denoiser(denoise: Denoise, measurement: Known, method: str = "pigdm", *, weight: float = 1.0) -> Denoise:
     """``denoise(x, sigma) -> E[x0 | x, y]``, approximately, for any sampler.
 
     Args:
         denoise: of the prior; its gradient with respect to ``x`` is needed by ``dps`` and ``pigdm``.
-        measurement: of as many volumes as are sampled.
+        measurement: of as many volumes as are sampled; where samples are latents or packed, a
+            :class:`~medgen.restoration.latent.LatentMeasurement`.
         method: see this module, one of :data:`METHODS`.
         weight: of the likelihood; of ``dps`` the step ``zeta`` of its equation 16.
 
     Raises:
-        MedgenError: an unknown method.
+        MedgenError: an unknown method, or ``ddnm`` of what must be decoded first.
     """
     check_choice("posterior_denoiser", "method", method, METHODS)
+    if method == "ddnm" and not isinstance(measurement, Measurement):
+        raise MedgenError(
+            "posterior_denoiser: method 'ddnm' replaces voxels of the samples themselves, which these must be decoded "
+            "to first. Use 'pigdm' or 'diffpir'."
+        )
     function = _METHODS[method]
 
     def conditioned(x: Tensor, sigma: Tensor) -> Tensor:
@@ -114,7 +133,7 @@ def posterior_denoiser(
     return conditioned
 
 
-def _dps(denoise: Denoise, known: Measurement, x: Tensor, sigma: Tensor, weight: float) -> Tensor:
+def _dps(denoise: Denoise, known: Known, x: Tensor, sigma: Tensor, weight: float) -> Tensor:
     """``D - 2 weight sigma grad_x |y - A D|``.
 
     Equation 16 steps by ``rho grad |y - A D|**2 = 2 zeta grad |y - A D|`` with ``rho = zeta / |y - A D|``; here that is
@@ -129,7 +148,7 @@ def _dps(denoise: Denoise, known: Measurement, x: Tensor, sigma: Tensor, weight:
     return x0.detach() - 2 * weight * _column(sigma, x) * slope
 
 
-def _pigdm(denoise: Denoise, known: Measurement, x: Tensor, sigma: Tensor, weight: float) -> Tensor:
+def _pigdm(denoise: Denoise, known: Known, x: Tensor, sigma: Tensor, weight: float) -> Tensor:
     with torch.enable_grad():
         at = x.detach().requires_grad_(True)
         x0 = denoise(at, sigma)
@@ -139,7 +158,7 @@ def _pigdm(denoise: Denoise, known: Measurement, x: Tensor, sigma: Tensor, weigh
     return x0.detach() + weight * _column(sigma, x) ** 2 * slope
 
 
-def _diffpir(denoise: Denoise, known: Measurement, x: Tensor, sigma: Tensor, weight: float) -> Tensor:
+def _diffpir(denoise: Denoise, known: Known, x: Tensor, sigma: Tensor, weight: float) -> Tensor:
     x0 = denoise(x, sigma)
     return x0 + weight * (known.fitted(x0, _variance(known, sigma)) - x0)
 
@@ -150,7 +169,7 @@ def _ddnm(denoise: Denoise, known: Measurement, x: Tensor, sigma: Tensor, weight
     return x0 + weight * trust * _pseudo_inverse(known.operator, known.residual(x0), ITERATIONS)
 
 
-_METHODS: dict[str, Callable[[Denoise, Measurement, Tensor, Tensor, float], Tensor]] = {
+_METHODS: dict[str, Callable[[Denoise, Any, Tensor, Tensor, float], Tensor]] = {
     "dps": _dps,
     "pigdm": _pigdm,
     "diffpir": _diffpir,
@@ -158,7 +177,7 @@ _METHODS: dict[str, Callable[[Denoise, Measurement, Tensor, Tensor, float], Tens
 }
 
 
-def _variance(known: Measurement, sigma: Tensor) -> float:
+def _variance(known: Known, sigma: Tensor) -> float:
     """``r**2``; the levels of a batch are equal."""
     level = float(sigma[0]) ** 2
     return level * known.prior_std**2 / (level + known.prior_std**2)
@@ -180,6 +199,8 @@ def make_consistent(x: Tensor, measurement: Measurement, iterations: int = 100) 
     """
     check_count("make_consistent", "iterations", iterations)
     residual = measurement.residual(x)
+    if isinstance(measurement.operator, Mask) and not measurement.noise_std:  # x + (y - x) need not be y
+        return torch.where(measurement.operator.observed, measurement.y.to(x.dtype), x)
     size = _rms(residual, measurement.operator.observed)
     excess = (1 - measurement.noise_std / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(min=0)
     missing = residual * excess.reshape(-1, *[1] * (residual.ndim - 1))

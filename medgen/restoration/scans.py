@@ -20,7 +20,7 @@ from medgen.io.datasets.case import PICTURES
 if TYPE_CHECKING:
     from medgen.io.findings import Finding, VolumeSource
 
-__all__ = ["Outputs", "Scan", "is_series", "outputs", "read_hole", "read_scan"]
+__all__ = ["Outputs", "Scan", "is_series", "outputs", "read_hole", "read_scan", "scan_of"]
 
 _NIFTI = (".nii.gz", ".nii")
 
@@ -161,7 +161,6 @@ def read_scan(path: str | os.PathLike[str], *, pictures: bool = False) -> Scan:
     Raises:
         MedgenError: it is missing, or not one volume of finite numbers; the text begins with a code where it has one.
     """
-    from medgen.io.findings import Refused
     from medgen.io.nifti import read_nifti
     from medgen.io.survey import single_volume
 
@@ -172,11 +171,26 @@ def read_scan(path: str | os.PathLike[str], *, pictures: bool = False) -> Scan:
         raise MedgenError(f"image '{path}' does not exist. Check the path.")
     if pictures and is_picture(path):
         return _read_picture(path)
-    source = single_volume(path)
+    return scan_of(single_volume(path), path)
+
+
+def scan_of(source: VolumeSource, path: Path) -> Scan:
+    """A volume that a survey found, other than a NIfTI file, as a scan.
+
+    Args:
+        source: the volume.
+        path: file or folder that it is called by.
+
+    Raises:
+        Refused: its voxels are not what the header promised, or not finite.
+    """
+    from medgen.io.findings import Refused
+
     stored = source.load()
     if not torch.isfinite(stored.as_tensor()).all():
         raise Refused("NON_FINITE", f"image '{path}' holds values that are NaN or infinite. Replace them first.")
-    volume = MetaTensor(stored.as_tensor().float(), affine=stored.affine, meta={"source": str(path), "space": "RAS"})
+    meta = {"source": str(path), "space": "RAS", "synthetic": bool(stored.meta.get("synthetic"))}
+    volume = MetaTensor(stored.as_tensor().float(), affine=stored.affine, meta=meta)
     return Scan(volume, path, _sha256(source.files), tuple(source.findings), source, stored.numpy()[0])
 
 

@@ -19,6 +19,7 @@ from medgen.trainers.measured import Attributes, BinnedAttributes, binned, numbe
 
 MOST_PREPARED = 4096
 PROMPTS_A_SUBJECT = 8
+MOST_SAID = 20_000
 
 
 class Encoder(Protocol):
@@ -147,11 +148,36 @@ class Conditions:
         encoder = self.encoder
         return text_control(prompts, encoder.name, encoder.sha256, encoder.tokens, encoder.text_dim)
 
+    def said(self, count: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Prompts with what each says, from which a text encoder can learn it before anything is generated.
+
+        Args:
+            count: at most, drawn from all that the training subjects can make.
+            seed: of the draw.
+
+        Returns:
+            Token embeddings ``(N, L, E)``, and for each attribute that prompts name by words the number of its value
+            ``(N,)``, -1 where a prompt does not name it; nothing where no prompt uses words.
+        """
+        setting = next((s for s in self.settings if s.kind == "text" and s.words), None)
+        if setting is None:
+            return torch.zeros(0, 0, 0), {}
+        prompts = list(itertools.islice(_all_prompts(setting, self._records), MOST_SAID))
+        order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()[:count]
+        chosen = [prompts[i] for i in order]
+        names = {name: sorted({values[name] for _, values in prompts if name in values}) for name in setting.words}
+        answers = {
+            name: torch.tensor([known.index(values[name]) if name in values else -1 for _, values in chosen])
+            for name, known in names.items()
+        }
+        rows = [self._encode([prompt])[0] for prompt, _ in chosen]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), answers
+
     def _prepare(self, setting: ControlConfig) -> None:
         """Encode all prompts, if they are few."""
         prompts = list(itertools.islice(_all_prompts(setting, self._records), MOST_PREPARED + 1))
         if len(prompts) <= MOST_PREPARED:
-            for prompt in prompts:
+            for prompt, _ in prompts:
                 self._encode([prompt])
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
@@ -257,8 +283,10 @@ class _Plain(string.Formatter):
         return format(value, format_spec or ("" if isinstance(value, str) else "g"))
 
 
-def _all_prompts(setting: ControlConfig, records: Sequence[Mapping[str, Attribute]]) -> Iterator[str]:
-    """Every prompt that the values of the training subjects can make."""
+def _all_prompts(
+    setting: ControlConfig, records: Sequence[Mapping[str, Attribute]]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every prompt that the values of the training subjects can make, and the values that it names by words."""
     values: dict[str, set[Attribute]] = {}
     for record in records:
         for name, value in record.items():
@@ -267,11 +295,16 @@ def _all_prompts(setting: ControlConfig, records: Sequence[Mapping[str, Attribut
     for template in setting.prompts:
         names = sorted(set(template_fields(template)))
         choices = [
-            [word for value in sorted(values[name], key=str) for word in _said(name, value, setting) or (value,)]
+            [
+                (value, word)
+                for value in sorted(values[name], key=str)
+                for word in _said(name, value, setting) or (value,)
+            ]
             for name in names
         ]
         for chosen in itertools.product(*choices):
-            prompt = _filled(template, dict(zip(names, chosen, strict=True)))
+            prompt = _filled(template, {name: word for name, (_, word) in zip(names, chosen, strict=True)})
             if prompt not in made:
                 made.add(prompt)
-                yield prompt
+                named = {n: str(v) for n, (v, _) in zip(names, chosen, strict=True) if n in setting.words}
+                yield prompt, named

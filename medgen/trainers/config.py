@@ -224,7 +224,7 @@ def _subject_size(config: TrainConfig) -> tuple[int, ...]:
     Raises:
         MedgenError: a field of ``population`` is unknown or bad, or its spacing is not the grid's.
     """
-    if config.data != POPULATION and not config.population:
+    if (config.data != POPULATION and not config.population) or len(config.grid.size) == 2:  # slices of larger ones
         return config.grid.size
     whole = {"spacing": config.grid.spacing, "size": config.grid.size} | config.population
     population = read_fields(PopulationSource, whole, "TrainConfig", "population.")

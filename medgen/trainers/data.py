@@ -35,6 +35,7 @@ from medgen.trainers.conditions import Conditions, Encoder, dropped
 from medgen.trainers.config import POPULATION, TrainConfig
 from medgen.trainers.gridding import to_grid
 from medgen.trainers.measured import Attributes, measure_label
+from medgen.trainers.restorer_config import RestorerConfig
 from medgen.trainers.subjects import SHOWN, SlicedSubject, Subject, read_case, unpaired, warn_mirrored
 
 __all__ = [
@@ -352,6 +353,10 @@ def make_source(config: TrainConfig, limit: int | None = None, encoder: Encoder 
             control needs and nobody has.
     """
     _check_measured(config)
+    if isinstance(config, RestorerConfig):
+        from medgen.trainers.scans import ScanSource
+
+        return ScanSource.training(config, limit)
     if config.data == POPULATION:
         if config.controls or config.source_modalities or config.slices:
             raise MedgenError(
@@ -376,6 +381,10 @@ def make_validation_source(config: TrainConfig, training: Source) -> Source:
         config: of the run.
         training: its source, which is the answer where nobody is held out.
     """
+    if isinstance(config, RestorerConfig):
+        from medgen.trainers.scans import ScanSource
+
+        return ScanSource.validation(config)
     if config.data == POPULATION:
         return PopulationSource(dataclasses.replace(config, subjects=1), "validation")
     cases = [case for case in training_cases(config) if case.held_out(config.held_out_endings)]

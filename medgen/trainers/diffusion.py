@@ -28,6 +28,9 @@ from medgen.trainers.data import Source
 from medgen.trainers.diffusion_config import DiffusionConfig
 from medgen.trainers.ema import Ema
 from medgen.trainers.statistics import drawn_items, measure_diffused, measure_labels, packed_mask
+from medgen.trainers.text_warm_up import warm_up
+
+MOST_PROMPTS = 4096
 
 KNOWN_WEIGHT = 0.05
 LEAST_SHARE = 1e-3
@@ -80,6 +83,11 @@ class DiffusionTrainer(RunTrainer[DiffusionConfig, DiffusionSpec]):
             network.requires_grad_(name in trained)
         self.trained = [name for name in self.networks if name in trained]
         self.parameters = [p for name in self.trained for p in self.networks[name].parameters()]
+        if config.text_warm_up and not start and not config.start_from and "controls" in self.trained:
+            prompts, answers = loader.dataset.source.conditions.said(  # type: ignore[attr-defined]  # of medgen's Items
+                MOST_PROMPTS, derive_seed(config.seed, "said")
+            )
+            warm_up(self.networks["controls"], prompts, answers, config.text_warm_up, config.seed)
         self.optimizers = {"denoiser": adamw(config, self.parameters)}
         self.ema = {name: Ema(self.networks[name], config.optimisation.ema_decay) for name in self.trained}
         weight = channel_weight(spec.channel_std, config.channel_balance, spec.spatial_dims)

@@ -56,6 +56,9 @@ class DiffusionConfig(TrainConfig):
         label_balance_by: ``label``, or ``piece``: what a label weighs is shared out anew among its connected pieces (of
             slices, in the slice), so that a small lesion counts beside a large one; with a ``label_balance`` only; see
             :func:`~medgen.trainers.diffusion.label_weight`.
+        text_warm_up: steps, before the first, in which what embeds the controls learns to tell what prompts say; with a
+            text control whose prompts use ``words``. The loss of a denoiser says little about a text, see
+            :func:`~medgen.trainers.text_warm_up.warm_up`.
 
     The rest: :class:`~medgen.trainers.config.TrainConfig`.
 
@@ -78,6 +81,7 @@ class DiffusionConfig(TrainConfig):
     channel_balance: float = checked(number(0, 2), default=0.0)
     label_balance: float = checked(number(0, 1), default=0.0)
     label_balance_by: str = checked(choice(lambda: ("label", "piece")), default="label")
+    text_warm_up: int = checked(integer(0, 10**6), default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,6 +40,9 @@ TRAINERS: dict[str, FamilyTrainer] = {
         "medgen.trainers.autoregressive:AutoregressiveConfig", "medgen.trainers.autoregressive:AutoregressiveTrainer"
     ),
     "gan": FamilyTrainer("medgen.trainers.gan:GanConfig", "medgen.trainers.gan:GanTrainer"),
+    "restorer": FamilyTrainer(
+        "medgen.trainers.restorer_config:RestorerConfig", "medgen.trainers.restorer:RestorerTrainer"
+    ),
 }
 
 

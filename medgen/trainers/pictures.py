@@ -24,7 +24,7 @@ def validation_picture(model: Model[Any], item: dict[str, Tensor], path: Path, s
         path: of the PNG.
         seed: of the sample.
     """
-    spec, size = model.spec, tuple(item["label"].shape[1:])
+    spec, size = model.spec, tuple(item["image" if "image" in item else "label"].shape[1:])
     answers = () if spec.family == "autoencoder" else ANSWERS.get(spec.task, ())
     known = {key: value for key, value in item.items() if key not in ("index", *answers)}
     image, label = model.produce(known, size, seed, model.settings())
@@ -36,6 +36,8 @@ def validation_picture(model: Model[Any], item: dict[str, Tensor], path: Path, s
 
 
 def _told(item: dict[str, Tensor], task: str) -> Tensor:
+    if task == "restore":
+        return item["input"]
     if task == "inpaint":
         return torch.where(item["inpaint_mask"] > 0.5, 0.0, item["image"])
     return item["source"] if "source" in item else _scaled(item["label"].float())

@@ -1,4 +1,4 @@
-"""MONAI transforms: random images for the label map at hand, regions filled anew, images degraded.
+"""MONAI transforms: random images for the label map at hand, regions filled anew, images degraded and restored.
 
 Array and dictionary pairs for ``Compose``, ``CacheDataset`` and ``DataLoader``. Wrap the data set in
 :class:`~medgen.transforms.seeded.SeededDataset`, and every item depends only on seed, epoch and index.
@@ -12,6 +12,7 @@ from typing import Any
 from medgen.transforms.degrade import RandDegrade, RandDegraded
 from medgen.transforms.inpaint_region import InpaintRegion, InpaintRegiond
 from medgen.transforms.labels_to_image import RandLabelsToImage, RandLabelsToImaged
+from medgen.transforms.restore_image import RestoreImage, RestoreImaged
 from medgen.transforms.seeded import SeededDataset
 from medgen.transforms.synthesize_from_label import RandSynthesizeFromLabel, RandSynthesizeFromLabeld
 
@@ -25,6 +26,8 @@ __all__ = [
     "RandLabelsToImaged",
     "RandSynthesizeFromLabel",
     "RandSynthesizeFromLabeld",
+    "RestoreImage",
+    "RestoreImaged",
     "SeededDataset",
     "TransformPair",
 ]

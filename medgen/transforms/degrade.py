@@ -13,6 +13,7 @@ from monai.transforms import InvertibleTransform
 from medgen.checks import MedgenError
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import spacing_of
+from medgen.intensity import bright_end
 from medgen.transforms.base import SeededMapTransform, SeededTransform, aligned, as_volume
 
 __all__ = ["RandDegrade", "RandDegraded"]
@@ -20,7 +21,6 @@ __all__ = ["RandDegrade", "RandDegraded"]
 Degradations = Mapping[str, Mapping[str, Any]] | Sequence[str]
 
 _DEFAULT: dict[str, dict[str, Any]] = {"blur": {}, "bias_field": {}, "rician": {}}
-_MOST_VOXELS = 1_000_000  # looked at for the bright end
 
 
 class RandDegrade(SeededTransform, InvertibleTransform):
@@ -102,7 +102,7 @@ class RandDegrade(SeededTransform, InvertibleTransform):
         steps = []
         for number, (name, ranges) in enumerate(self.degradations.items()):
             generator = torch.Generator().manual_seed(derive_seed(self._seed, number, name))
-            drawn = draw_degradation(name, volume.shape[1:], spacing, _bright_end(image), generator, ranges)
+            drawn = draw_degradation(name, volume.shape[1:], spacing, bright_end(image), generator, ranges)
             noise = torch.Generator().manual_seed(derive_seed(self._seed, number, name, "noise"))
             image = drawn.to(image.device)(image, [noise])
             steps.append({**drawn.chain.parameters(), "name": name})
@@ -165,10 +165,3 @@ def _named(caller: str, degradations: Degradations) -> dict[str, dict[str, Any]]
         raise MedgenError(f"{caller}: degradations must name at least one. Got none. Add 'blur', for example.")
     check_degradations(caller, named)
     return named
-
-
-def _bright_end(image: torch.Tensor) -> float:
-    """99.9th percentile of the magnitude, from every k-th voxel of a large image; 1 for an image of zeros."""
-    values = image.abs().flatten()
-    top = float(values[:: max(1, len(values) // _MOST_VOXELS)].quantile(0.999))
-    return top if top > 0 else 1.0

@@ -99,14 +99,17 @@ def lookup(train: Person, test: Person, inputs: Sequence[str]) -> Array:
     return made
 
 
-def by_model(model: Model, test: Person, inputs: Sequence[str], samples: int, plane: str) -> dict[str, Array]:
+def by_model(
+    model: Model, test: Person, inputs: Sequence[str], samples: int, plane: str, mirror: bool
+) -> dict[str, Array]:
     """The expected image, one sample, and the mean of several, in the FLAIR's window."""
     given = {name: test.scans[name] for name in inputs}
     scale = model.spec.intensity.scale
-    made = {"model, mean": translate(given, model, plane=plane)["image"].numpy()[0] / scale}
+    made = {"model, mean": translate(given, model, plane=plane, mirror=mirror)["image"].numpy()[0] / scale}
     if samples:
         drawn = [
-            translate(given, model, "sample", seed=i, plane=plane)["image"].numpy()[0] / scale for i in range(samples)
+            translate(given, model, "sample", seed=i, plane=plane, mirror=mirror)["image"].numpy()[0] / scale
+            for i in range(samples)
         ]
         made["model, one sample"] = drawn[0]
         if samples > 1:
@@ -175,7 +178,7 @@ def _interval(statistic: object, rows: Array) -> tuple[float, float]:
 
 
 def run(
-    model_name: str | None, train: Person, test: Person, samples: int, plane: str
+    model_name: str | None, train: Person, test: Person, samples: int, plane: str, mirror: bool = False
 ) -> tuple[dict[str, dict[str, object]], dict]:
     """Figures by input and method, and the images that were made."""
     model = load_model(model_name) if model_name else None
@@ -183,7 +186,7 @@ def run(
     for inputs in INPUTS:
         made = {"linear": linear(train, test, inputs), "lookup": lookup(train, test, inputs)}
         if model is not None and set(inputs) <= set(model.spec.source_modalities):
-            made |= by_model(model, test, inputs, samples, plane)
+            made |= by_model(model, test, inputs, samples, plane, mirror)
         for method, image in made.items():
             key = f"{' + '.join(inputs)}: {method}"
             rows[key], images[key] = figures(image, test), image
@@ -233,12 +236,13 @@ def main() -> None:
     parser.add_argument("--test", default="patient07")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--plane", default="all", help="slices of a 2D model")
+    parser.add_argument("--mirror", action="store_true", help="average with the mirror image")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.output.mkdir(parents=True, exist_ok=True)
     folder = given.data / "open_ms" / "cross_sectional"
     train, test = person(folder / given.train), person(folder / given.test)
-    rows, images = run(given.model, train, test, given.samples, given.plane)
+    rows, images = run(given.model, train, test, given.samples, given.plane, given.mirror)
     (given.output / f"translation-{given.test}.json").write_text(json.dumps(rows, indent=1))
     picture(images, test, given.output / f"translation-{given.test}.png")
 

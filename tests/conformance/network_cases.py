@@ -300,6 +300,21 @@ CASES: dict[str, Case] = {
     "UNetGenerator": Case(plain(channels=[4, 8]), image, same),
     "UNet": Case(plain(channels=[4, 8], strides=[2], num_res_units=1), image, same, **HALVES),
     "BasicUNet": Case(plain(features=[4] * 6), image, same, least=32),
+    "RestorationUNet": Case(plain(channels=[4, 8], num_res_blocks=1), image, same, odd=REFUSED, multiple=2),
+    "SwinUNETR": Case(
+        plain(feature_size=12, depths=[1] * 4),
+        lambda *shape: {"x_in": image(*shape)["x"]},
+        same,
+        odd=MULTIPLE,
+        multiple=32,
+        least=32,
+    ),
+    "Restormer": Case(
+        plain(dim=4, num_blocks=[1, 1], heads=[1, 1], num_refinement_blocks=1),
+        image,
+        same,
+        **HALVES,
+    ),
     "DiffusionModelUNet": Case(with_output(monai_unet), timed, same, **HALVES),
     "SPADEDiffusionModelUNet": Case(
         with_output(monai_unet, label_nc=2, spade_intermediate_channels=4), labelled(timed), same, **HALVES

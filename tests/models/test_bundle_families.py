@@ -20,6 +20,7 @@ from medgen.io.nifti import write_nifti
 from medgen.models import save_model
 from medgen.models.bundle import bundle_metadata
 from medgen.models.bundled import load_model
+from medgen.models.restorer_spec import RestorerSpec
 from medgen.models.specification import ModelSpec
 from medgen.models.weights import joined_state
 from medgen.trainers.base import initial_network
@@ -43,8 +44,10 @@ def make(name: str, folder: Path) -> ModelSpec:
 
 
 def _hurried(spec: Any) -> Any:
-    """The same specification with two inference steps, those of a cascade's base included."""
+    """The same specification with two inference steps, those of a cascade's base included; for any scan."""
     content = spec.to_dict()
+    if "domain" in content:  # the scans here are tiny
+        content["domain"] = None
     for part in (content, content.get("base") or {}):
         if "sampling" in part:
             part["sampling"] |= FEW_STEPS
@@ -64,7 +67,14 @@ def inputs(spec: ModelSpec, folder: Path) -> dict[str, Any]:
         return str(path)
 
     found: dict[str, Any] = {}
-    if spec.family == "autoencoder":
+    if isinstance(spec, RestorerSpec):
+        affine[2, 2] = 3 * spacing[0] if spec.restores == "superres" else spacing[0]
+        found["image"] = written("image", torch.rand(1, 24, 20, 12, generator=stream), np.float32)
+        if spec.restores == "inpaint":
+            hole = torch.zeros(1, 24, 20, 12)
+            hole[:, 8:12, 8:12, 4:8] = 1
+            found["inpaint_mask"] = written("inpaint_mask", hole, np.uint8)
+    elif spec.family == "autoencoder":
         found["image"] = written("image", torch.rand(1, *size, generator=stream), np.float32)
     elif spec.source_modalities:
         found["images"] = {
@@ -84,12 +94,19 @@ def by_medgen(folder: Path, out: Path, given: dict[str, Any]) -> None:
     from medgen.cohort.generate import generate_cohort
     from medgen.cohort.labels import read_label
     from medgen.restoration.reconstruct import reconstruct_file
+    from medgen.restoration.restore_file import restore_file
     from medgen.restoration.segment import segment_file
+    from medgen.restoration.settings import RestoreSettings
     from medgen.restoration.translate import translate_file
 
     model = load_model(folder, device="cpu")
-    if model.spec.family == "autoencoder" or model.spec.source_modalities:
+    if model.spec.family in ("autoencoder", "restorer") or model.spec.source_modalities:
         out.mkdir()
+    if isinstance(model.spec, RestorerSpec):
+        mask = Path(given["inpaint_mask"]) if "inpaint_mask" in given else None
+        settings = RestoreSettings(model.spec.restores, model=str(folder), device="cpu", mask=mask)
+        restore_file(given["image"], out / "restored.nii.gz", settings)
+        return
     if model.spec.family == "autoencoder":
         target = out / "reconstructed.nii.gz"
         reconstruct_file(given["image"], target, model=folder, label=given.get("label"), device="cpu")

@@ -1,0 +1,89 @@
+"""One scan restored from file to file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from medgen.checks import MedgenError
+from medgen.io.convert import OutputExists, source_fingerprint
+from medgen.io.findings import ReadOptions, Refused
+from medgen.io.survey import single_volume, survey
+from medgen.restoration.batch_case import Case, Row, finished_row, own_outputs
+from medgen.restoration.batch_inputs import secrets_of
+from medgen.restoration.batch_process import Limits, outcomes
+from medgen.restoration.settings import RestoreSettings
+from medgen.restoration.write_restored import MAPS
+from medgen.restoration.written import NIFTI, planned
+
+__all__ = ["is_file_output", "restore_file"]
+
+
+def is_file_output(output: str | os.PathLike[str]) -> bool:
+    """Whether an output is one NIfTI file, by its name; anything else is a folder."""
+    return Path(output).name.lower().endswith(NIFTI)
+
+
+def restore_file(
+    image: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    settings: RestoreSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    limits: Limits = Limits(),
+) -> Row:
+    """Restores one scan into one NIfTI file; a JSON file beside it says how it was made.
+
+    With ``settings.uncertainty``, maps lie beside it: ``NAME_std.nii.gz``, ``NAME_lower.nii.gz`` and
+    ``NAME_upper.nii.gz``.
+
+    Args:
+        image: a volume file, or a folder with one DICOM series. What it is is not asked: a scan that medgen made, or a
+            derived one, is restored like any other.
+        output: a ``.nii`` or ``.nii.gz`` file.
+        settings: what is done.
+        resume: keep an output that is whole and of the same input and settings.
+        overwrite: replace an existing output.
+        limits: of time and memory.
+
+    Returns:
+        What was done, as the row of :mod:`medgen.restoration.batch_case`; ``kept`` is true where it was done before.
+
+    Raises:
+        MedgenError: the scan cannot be restored, or the output must not or cannot be written; the text begins with a
+            code where there is one.
+        OSError: the disk is full, or the like; the outputs stay as they were.
+    """
+    source = single_volume(image)
+    settings = settings.with_model(str(getattr(source, "modality", "")))
+    target = Path(output)
+    ending = next(end for end in sorted(NIFTI, key=len, reverse=True) if target.name.lower().endswith(end))
+    stem = target.name[: len(target.name) - len(ending)]
+    maps = {kind: target.with_name(f"{stem}_{kind}{ending}") for kind in (MAPS if settings.uncertainty else ())}
+    inputs = [image] if settings.mask is None else [image, settings.mask]
+    if resume and overwrite:
+        raise OutputExists("resume and overwrite exclude each other. Give one of --resume and --overwrite.")
+    if target.exists() and not resume and not overwrite:
+        raise OutputExists(f"output '{output}' exists. Add --overwrite to replace it, or give another name.")
+    if resume and target.exists() and not own_outputs(target.with_name(f"{stem}.json")):
+        raise OutputExists(f"output '{output}' was not written by a restoration. Add --overwrite instead of --resume.")
+    files = planned(output, inputs, resume or overwrite, dict(maps), series=False)
+    found = survey(image)
+    parts = [source_fingerprint(source, found, ReadOptions()), settings.fingerprint()]
+    mark = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    case = Case(stem, source, files, target.parent, settings, mark, secrets_of(found), replaces=True)
+    row = finished_row(case) if resume else None
+    if row is not None:
+        return {**row, "kept": True}
+    return {**_made(case, limits), "kept": False}
+
+
+def _made(case: Case, limits: Limits) -> Row:
+    ((_, row, _),) = outcomes([case], 1, limits)
+    if row["status"] == "restored":
+        return row
+    if row["code"] == "REFUSED":
+        raise MedgenError(str(row["reason"]))
+    raise Refused(str(row["code"]), str(row["reason"]))

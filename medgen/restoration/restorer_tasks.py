@@ -1,0 +1,222 @@
+"""What restorers do with a scan, task by task: from the scan in the model's unit to the restored one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from medgen.checks import MedgenError
+from medgen.continuation import pulled
+from medgen.geometry import ModelGrid, spacing_of
+from medgen.operators.noise_level import estimate_noise
+from medgen.operators.through_plane import ThroughPlane
+from medgen.restoration.thick_slices import fine_affine, thick_axis
+
+if TYPE_CHECKING:
+    from medgen.models.restorer import RestorerModel
+
+__all__ = ["RESTORER_TASKS", "Made", "Progress", "Scan"]
+
+Progress = Callable[[int, int], None]
+BEYOND = 1.25  # a strength so far outside of that of training is remarked on
+MARGIN = 8
+SLIGHT = 1e-6
+PROJECTIONS = 200
+SMOOTH_MM = 12.0
+LEAST_WEIGHT = 1e-3
+AIR = 0.1  # of the bright end
+SLICED = 1.2  # voxels so many times as long as wide lie in slices
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan in the model's unit: ``unit * scale + low`` is the scan's.
+
+    Attributes:
+        values: ``(1, X, Y, Z)`` float32.
+        affine: RAS+ mm, 4x4.
+        scale: of the unit.
+        low: of the unit.
+    """
+
+    values: Tensor
+    affine: np.ndarray
+    scale: float
+    low: float
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """mm along each voxel axis."""
+        return tuple(float(step) for step in spacing_of(self.affine))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a task made, in the model's unit."""
+
+    mean: Tensor
+    std: Tensor | None
+    affine: np.ndarray
+    figures: dict[str, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _run(
+    model: RestorerModel, scan: Scan, values: Tensor, strength: float, callback: Progress | None
+) -> tuple[Tensor, Tensor | None]:
+    """The whole volume, or for a 2D restorer one slice after the other.
+
+    Slices lie across the coarsest axis; of voxels that are as long as wide, across the one that is nearest to the
+    body's.
+    """
+    if model.spec.spatial_dims == 3:
+        return model.restored(values, strength, callback=callback)
+    coarse = max(scan.spacing) > SLICED * min(scan.spacing)
+    axis = int(np.argmax(scan.spacing if coarse else np.abs(scan.affine[2, :3])))
+    made = []
+    for k, one in enumerate(values.unbind(1 + axis)):
+        made.append(model.restored(one, strength))
+        if callback is not None:
+            callback(k + 1, values.shape[1 + axis])
+    mean = torch.stack([image for image, _ in made], dim=1 + axis)
+    errors = [std for _, std in made if std is not None]
+    return mean, torch.stack(errors, dim=1 + axis) if errors else None
+
+
+def _denoised(
+    model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
+) -> Made:
+    level = options["noise_level"]
+    level = estimate_noise(scan.values) if level is None else float(level)
+    box = _shown(scan.values)
+    mean, std = scan.values.clone(), torch.zeros_like(scan.values)
+    mean[box], found = _run(model, scan, scan.values[box], level, callback)
+    if found is not None:
+        std[box] = found
+    remarks = _beyond(model, "noise level", level)
+    settings = {"noise_level": level}
+    return Made(mean, None if found is None else std, scan.affine, {"noise_level": level}, remarks, settings)
+
+
+def _thinned(
+    model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
+) -> Made:
+    axis = thick_axis(scan.spacing, options["target_spacing"])
+    others = [step for a, step in enumerate(scan.spacing) if a != axis]
+    target = float(options["target_spacing"] or sum(others) / 2)
+    apart, count = scan.spacing[axis], scan.values.shape[1 + axis]
+    size = list(scan.values.shape[1:])
+    size[axis] = max(1, round(count * apart / target))
+    slices = ThroughPlane(size, apart, spacing_mm=target, axis=axis, profile=options["slice_profile"], slices=count)
+    measured = scan.values[None]
+    start = slices.to_image(measured)[0].movedim(1 + axis, -1)
+    ratio = apart / target
+    mean, std = model.restored(start, ratio, callback=callback)
+    mean = mean.movedim(-1, 1 + axis)[None]
+    fitted = _consistent(mean, measured, slices)
+    residual = float((measured - slices.forward(fitted)).abs().max())
+    figures = {"slice_spacing_mm": apart, "target_spacing_mm": target, "residual": residual}
+    settings = {"target_spacing": target, "slice_profile": options["slice_profile"]}
+    affine = fine_affine(scan.affine, axis, count, size[axis], target)
+    std = None if std is None else std.movedim(-1, 1 + axis)
+    return Made(fitted[0], std, affine, figures, _beyond(model, "slice spacing over target", ratio), settings)
+
+
+def _consistent(mean: Tensor, measured: Tensor, slices: ThroughPlane) -> Tensor:
+    """The volume near ``mean`` whose slices are those measured, nowhere negative where they are not.
+
+    Projections onto both sets in turn (Bregman 1965; "projections onto convex sets").
+    """
+    signed = float(measured.min()) < 0
+    for _ in range(PROJECTIONS):
+        residual = measured - slices.forward(mean)
+        if float(residual.abs().max()) < SLIGHT:
+            break
+        mean = mean + slices.pseudo_inverse(residual)
+        mean = mean if signed else mean.clamp(min=0)
+    return mean
+
+
+def _filled(
+    model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
+) -> Made:
+    if hole is None:
+        raise MedgenError(f"restore: model '{model.spec.name}' fills holes. Give inpaint_mask (--mask FILE).")
+    box = _around(hole, model.spec.grid.size)
+    start = pulled(scan.values[box], hole[box].float())
+    mean, std = scan.values.clone(), torch.zeros_like(scan.values)
+    mean[box], found = model.restored(start, 0.0, hole[box].float(), callback)
+    if found is not None:
+        std[box] = found
+    share = float(hole.float().mean())
+    return Made(mean, None if found is None else std * hole, scan.affine, {"regenerated_share": share})
+
+
+def _corrected(
+    model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
+) -> Made:
+    mean, std = _run(model, scan, scan.values, 0.0, callback)
+    return Made(mean, std, scan.affine)
+
+
+def _unbiased(
+    model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
+) -> Made:
+    """Times a smooth field: at the model's spacing, the one that leads best from the scan to the restored one."""
+    grid = ModelGrid.around(scan.affine, tuple(scan.values.shape[1:]), model.spec.grid.spacing, multiple=1)
+    coarse = grid.to_model(MetaTensor(scan.values, affine=torch.from_numpy(scan.affine))).as_tensor()
+    mean, _ = model.restored(coarse, 0.0, callback=callback)
+    width = [SMOOTH_MM / step for step in model.spec.grid.spacing]
+    above, below = (gaussian_filter(part.numpy()[0], width) for part in (mean.clamp(min=0) * coarse, coarse.square()))
+    least = LEAST_WEIGHT * float(below.max())
+    field = (above + least) / (below + least)  # 1 far from all tissue
+    shown = coarse[0].numpy() > AIR
+    field = field / np.exp(np.log(field[shown]).mean()) if shown.any() else field
+    fine = grid.from_model(torch.from_numpy(field)[None].float(), fill=1.0).as_tensor()
+    fine = torch.where(grid.covered()[None], fine, 1.0)
+    figures = {"field_least": float(fine.min()), "field_most": float(fine.max())}
+    return Made(scan.values * fine, None, scan.affine, figures)
+
+
+RESTORER_TASKS: dict[str, Callable[..., Made]] = {
+    "denoise": _denoised,
+    "superres": _thinned,
+    "inpaint": _filled,
+    "motion": _corrected,
+    "bias": _unbiased,
+}
+
+
+def _shown(values: Tensor) -> tuple[slice, ...]:
+    """The box around what is not 0, with a margin: the rest of an extracted brain is 0 and stays so."""
+    places = torch.nonzero(values[0].abs() > SLIGHT)
+    if not len(places):
+        return (slice(None),) * values.ndim
+    low, high = (places.amin(0) - MARGIN).clamp(min=0).tolist(), (places.amax(0) + 1 + MARGIN).tolist()
+    return (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
+
+
+def _around(hole: Tensor, size: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box around a hole with half a patch on each side."""
+    places = torch.nonzero(hole[0])
+    low, high = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
+    return (slice(None), *(slice(max(0, a - n // 2), b + n // 2) for a, b, n in zip(low, high, size, strict=True)))
+
+
+def _beyond(model: RestorerModel, what: str, strength: float) -> tuple[str, ...]:
+    """A remark where a strength is far from those of training."""
+    low, high = model.spec.strength
+    if low / BEYOND <= strength <= high * BEYOND:
+        return ()
+    return (
+        f"the {what} is {strength:.3g}, model '{model.spec.name}' was trained on {low:.3g} to {high:.3g}: it is not "
+        "known how it does there.",
+    )
