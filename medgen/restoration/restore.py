@@ -105,7 +105,8 @@ def _finished(volume: MetaTensor, scan: Scan, made: Made, hole: Tensor | None, m
     given = volume.as_tensor().cpu().float()
     if hole is not None:
         values = torch.where(hole, values, given)
-    if float(given.min()) >= 0:
+    magnitude = float(given.min()) >= 0
+    if magnitude and model.spec.restores != "superres":  # whose slices measured again would be others
         values = values.clamp(min=0)
     provenance = model.provenance(0, made.settings) | {"synthetic": hole is not None, "restores": model.spec.restores}
     provenance.pop("seed")
@@ -124,7 +125,7 @@ def _finished(volume: MetaTensor, scan: Scan, made: Made, hole: Tensor | None, m
     if factor is None:
         return done
     low = values - factor * std
-    low = low.clamp(min=0) if float(given.min()) >= 0 else low
+    low = low.clamp(min=0) if magnitude else low
     return replace(done, lower=placed(low), upper=placed(values + factor * std))
 
 

@@ -33,12 +33,15 @@ def test_denoised_in_the_scans_own_unit_and_grid() -> None:
     assert np.array_equal(made.image.affine, AFFINE)
     assert float(made.image.min()) >= 0, "a magnitude stays one"
     torch.testing.assert_close(ten.image.as_tensor(), 10 * made.image.as_tensor(), rtol=1e-3, atol=0.5)
-    assert made.std is not None and made.lower is not None and made.upper is not None
+    assert made.std is not None
+    assert made.lower is not None
+    assert made.upper is not None
     width = made.upper - made.image
     torch.testing.assert_close(width.as_tensor(), 1.5 * made.std.as_tensor())
     assert made.image.meta["source"] == "here"
     assert made.image.meta["synthetic"] is False
-    assert made.provenance["noise_level"] == 0.05 and made.provenance["restores"] == "denoise"
+    assert made.provenance["noise_level"] == 0.05
+    assert made.provenance["restores"] == "denoise"
 
 
 def test_the_noise_is_estimated_and_said() -> None:
