@@ -44,9 +44,6 @@ def restore(
         str | None,
         typer.Option("-m", "--model", help="Bundled restorer, or a model folder. By default the one for the task."),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="For models that draw: the mean of so many samples.")
-    ] = None,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Write maps of the expected error and of the 90% interval, too.")
     ] = False,
@@ -85,6 +82,10 @@ def restore(
     max_memory: Annotated[
         float | None, typer.Option(metavar="GB", help="Give a scan up whose process takes more memory.")
     ] = None,
+    guard: Annotated[
+        Literal["refuse", "warn", "off"],
+        typer.Option(help="Scans that the model's card excludes: refuse them, go on with a remark, or do not look."),
+    ] = "refuse",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run: keep what is finished.")] = False,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -109,7 +110,7 @@ def restore(
 
     try:
         settings = RestoreSettings(
-            task, method, model, samples, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti
+            task, method, model, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti, guard
         )
         if select is not None:
             parsed_selection(select)

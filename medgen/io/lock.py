@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ def locked(folder: Path) -> Iterator[None]:
                 try:
                     yield
                 finally:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(PermissionError):  # Windows removes no open file; the next run takes it
+                        path.unlink(missing_ok=True)
                 return
         finally:
             os.close(descriptor)

@@ -17,6 +17,7 @@ from medgen.models.specification import ModelSpec, network_integer
 __all__ = ["RESTORED", "RestorerSpec", "degradations_field", "implied_arguments", "network_multiple", "truth"]
 
 RESTORED = ("denoise", "superres", "inpaint", "motion", "bias")
+FLAT = ("denoise", "motion")  # what can be done slice by slice
 PACKINGS = ("none", "haar")
 SCALINGS = ("percentile", "hounsfield")
 
@@ -83,6 +84,8 @@ class RestorerSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.spatial_dims == 2 and self.restores not in FLAT:
+            raise refuse("ModelSpec", "grid.size", f"of 3 axes for '{self.restores}'", list(self.grid.size))
         if self.task != "restore" or self.image_channels != 1:
             raise refuse("ModelSpec", "task", "restore, with one image channel, for a restorer", self.task)
         wanted = implied_arguments(self.network, self.spatial_dims, self.packing, self.restores, self.variance)

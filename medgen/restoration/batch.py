@@ -20,7 +20,7 @@ from medgen.io.atomic import check_writable, remove_unfinished, write_json
 from medgen.io.convert import OutputExists, source_fingerprint
 from medgen.io.findings import ReadOptions, VolumeSource
 from medgen.io.journal import REPORT, read_json
-from medgen.io.lock import locked
+from medgen.io.lock import LOCK, locked
 from medgen.restoration.batch_case import Case, Row, clear_case, finished_row, own_outputs, remove_series
 from medgen.restoration.batch_inputs import Inputs, file_rows, found_inputs
 from medgen.restoration.batch_process import Limits, outcomes
@@ -105,6 +105,8 @@ def restore_batch(
     check_folder(source, settings.mask, folder, resume=resume, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        if not resume and not overwrite and _names_in(folder) != {LOCK}:  # another run began and ended meanwhile
+            raise OutputExists(f"'{folder}' is no longer empty. Add --resume to continue, or --overwrite.")
         inputs = found_inputs(source, folder, select=conditions, settle_minutes=settle_minutes, include=include)
         cases = _cases(inputs, folder, settings)
         rows = _started(folder, cases, resume)
@@ -259,9 +261,9 @@ def _remove_earlier(folder: Path) -> None:
         for name in own_outputs(record):
             (folder / name).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
-            path.rmdir()
+    maps = folder / MAP_FOLDER
+    if maps.is_dir() and not any(maps.iterdir()):
+        maps.rmdir()
 
 
 class _Told:

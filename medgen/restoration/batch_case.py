@@ -8,7 +8,6 @@ row stands in its record too, with the SHA-256 of each file: that is how a later
 from __future__ import annotations
 
 import errno
-import inspect
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -260,12 +259,10 @@ def _on_device(volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSet
         )
     from medgen.restoration import restore as module
 
-    if settings.samples is not None and "samples" not in inspect.signature(module.restore).parameters:
-        raise MedgenError("restore: restorers give the expected image and draw no samples. Leave --samples out.")
-    options: dict[str, Any] = {"inpaint_mask": hole, "device": settings.device}
+    options: dict[str, Any] = {"inpaint_mask": hole, "device": settings.device, "guard": settings.guard}
     if volume.meta.get("modality"):
         options["modality"] = volume.meta["modality"]
-    for name in ("noise_level", "target_spacing", "slice_profile", "samples"):
+    for name in ("noise_level", "target_spacing", "slice_profile"):
         if getattr(settings, name) is not None:
             options[name] = getattr(settings, name)
     try:

@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from medgen.io.convert import no_interruption
 from medgen.restoration.batch_case import Case, DiskFault, Row, case_row, clear_case, run_case
 
@@ -83,7 +85,7 @@ class _Pool:
         self.waiting = list(range(len(cases)))[::-1]
         self.running: list[_Running] = []
         self.context = _context()
-        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.threads = max(1, torch.get_num_threads() // jobs)
 
     def run(self) -> Generator[tuple[int, Row, float], None, None]:
         try:

@@ -104,7 +104,9 @@ def refuse_doubtful(who: str, doubts: Sequence[Doubt]) -> tuple[str, ...]:
     """
     for doubt in doubts:
         if doubt.severity == "refuse":
-            raise MedgenError(f"{who}: {doubt.text()}. Choose another model, or go on at your own risk (guard='warn').")
+            raise MedgenError(
+                f"{who}: {doubt.text()}. Choose another model, or go on at your own risk (guard='warn', --guard warn)."
+            )
     return tuple(doubt.text() for doubt in doubts)
 
 

@@ -105,7 +105,7 @@ def _finished(volume: MetaTensor, scan: Scan, made: Made, hole: Tensor | None, m
     given = volume.as_tensor().cpu().float()
     if hole is not None:
         values = torch.where(hole, values, given)
-    magnitude = float(given.min()) >= 0
+    magnitude = float((given if hole is None else given[~hole]).min()) >= 0
     if magnitude and model.spec.restores != "superres":  # whose slices measured again would be others
         values = values.clamp(min=0)
     provenance = model.provenance(0, made.settings) | {"synthetic": hole is not None, "restores": model.spec.restores}
@@ -125,7 +125,7 @@ def _finished(volume: MetaTensor, scan: Scan, made: Made, hole: Tensor | None, m
     if factor is None:
         return done
     low = values - factor * std
-    low = low.clamp(min=0) if magnitude else low
+    low = torch.minimum(low.clamp(min=0), values) if magnitude else low
     return replace(done, lower=placed(low), upper=placed(values + factor * std))
 
 

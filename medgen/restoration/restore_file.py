@@ -75,9 +75,13 @@ def restore_file(
     mark = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     case = Case(stem, source, files, target.parent, settings, mark, secrets_of(found), replaces=True)
     row = finished_row(case) if resume else None
+    earlier = own_outputs(files.record) if overwrite or resume else ()
     if row is not None:
         return {**row, "kept": True}
-    return {**_made(case, limits), "kept": False}
+    made = _made(case, limits)
+    for name in set(earlier) - set(made["outputs"]):  # maps that this run does not make
+        (case.root / name).unlink(missing_ok=True)
+    return {**made, "kept": False}
 
 
 def _made(case: Case, limits: Limits) -> Row:

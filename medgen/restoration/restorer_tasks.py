@@ -15,6 +15,7 @@ from torch import Tensor
 from medgen.checks import MedgenError
 from medgen.continuation import pulled
 from medgen.geometry import ModelGrid, spacing_of
+from medgen.intensity import bright_end
 from medgen.operators.noise_level import estimate_noise
 from medgen.operators.through_plane import ThroughPlane
 from medgen.restoration.thick_slices import fine_affine, thick_axis
@@ -95,16 +96,17 @@ def _run(
 def _denoised(
     model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
 ) -> Made:
-    level = options["noise_level"]
-    level = estimate_noise(scan.values) if level is None else float(level)
+    top = bright_end(scan.values * scan.scale + scan.low) / scan.scale  # 1, but for HU
+    asked = options["noise_level"]
+    level = estimate_noise(scan.values) if asked is None else float(asked) * top
     box = _shown(scan.values)
     mean, std = scan.values.clone(), torch.zeros_like(scan.values)
     mean[box], found = _run(model, scan, scan.values[box], level, callback)
     if found is not None:
         std[box] = found
     remarks = _beyond(model, "noise level", level)
-    settings = {"noise_level": level}
-    return Made(mean, None if found is None else std, scan.affine, {"noise_level": level}, remarks, settings)
+    settings = {"noise_level": level / top if asked is None else float(asked)}
+    return Made(mean, None if found is None else std, scan.affine, dict(settings), remarks, settings)
 
 
 def _thinned(

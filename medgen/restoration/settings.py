@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-from medgen.checks import MedgenError, check_choice, check_count, check_positive
+from medgen.checks import MedgenError, check_choice, check_positive
 
 __all__ = ["METHODS", "TASKS", "RestoreSettings", "default_model"]
 
 TASKS = ("denoise", "superres", "inpaint", "motion", "bias")
 METHODS = ("model", "classical")
+GUARDS = ("refuse", "warn", "off")
 _BELONGS = {"mask": "inpaint", "noise_level": "denoise", "target_spacing": "superres", "slice_profile": "superres"}
 
 
@@ -24,7 +25,6 @@ class RestoreSettings:
         task: ``denoise``, ``superres``, ``inpaint``, ``motion`` or ``bias``.
         method: ``model``, or ``classical``: see :mod:`medgen.restoration.classical`.
         model: name of a bundled restorer, or a model folder; None: the bundled one for the task.
-        samples: draws of the result, for models that draw; None: the expected image.
         uncertainty: write the expected error, and the interval's ends, of each voxel too.
         mask: file of the hole, for ``inpaint``, and needed there.
         noise_level: deviation of the noise over the scan's 99.9th percentile, for ``denoise``; None: estimated.
@@ -32,6 +32,8 @@ class RestoreSettings:
         slice_profile: what the slices were measured with, for ``superres``; None: ``gaussian``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         nifti: write NIfTI files, not DICOM, where the input is DICOM.
+        guard: what is done about scans that the model was not made for, see
+            :func:`~medgen.restoration.restore.restore`.
 
     Raises:
         MedgenError: an unknown word, a number out of range, or an option that the task or method does not heed.
@@ -40,7 +42,6 @@ class RestoreSettings:
     task: str
     method: str = "model"
     model: str | None = None
-    samples: int | None = None
     uncertainty: bool = False
     mask: Path | None = None
     noise_level: float | None = None
@@ -48,6 +49,7 @@ class RestoreSettings:
     slice_profile: str | None = None
     device: str = "auto"
     nifti: bool = False
+    guard: str = "refuse"
 
     def __post_init__(self) -> None:
         check_choice("restore", "task", self.task, TASKS)
@@ -59,8 +61,9 @@ class RestoreSettings:
             self._check_classical()
         if self.task == "inpaint" and self.mask is None:
             raise MedgenError("restore: task 'inpaint' needs --mask FILE, which says what is to be filled.")
-        if self.samples is not None:
-            check_count("restore", "samples", self.samples)
+        if self.mask is not None and not Path(self.mask).exists():
+            raise MedgenError(f"restore: --mask '{self.mask}' does not exist. Check the path.")
+        check_choice("restore", "guard", self.guard, GUARDS)
         for name in ("noise_level", "target_spacing"):
             if getattr(self, name) is not None:
                 check_positive("restore", name, getattr(self, name))
@@ -77,7 +80,7 @@ class RestoreSettings:
                 f"restore: there is no classical method for task '{self.task}', but for {', '.join(CLASSICAL)}. Leave "
                 "--method out."
             )
-        for name in ("model", "samples", "slice_profile"):
+        for name in ("model", "slice_profile"):
             if getattr(self, name) is not None:
                 raise MedgenError(f"restore: {_option(name)} goes with --method model. Leave it out.")
 

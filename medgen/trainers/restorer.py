@@ -16,6 +16,7 @@ from medgen.models.restorer import predicted
 from medgen.models.restorer_spec import RestorerSpec, implied_arguments
 from medgen.models.specification import ModelSpec
 from medgen.trainers.base import RunTrainer, Statistics, adamw, initial_network, shared_fields
+from medgen.trainers.config import POPULATION
 from medgen.trainers.data import Items, Source
 from medgen.trainers.ema import Ema
 from medgen.trainers.restorer_config import RestorerConfig
@@ -101,11 +102,19 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
         return dataclasses.replace(self.spec, interval_factor=self._interval_factor())
 
     @torch.no_grad()
-    def _interval_factor(self) -> float:
-        """Quantile ``COVERAGE`` of ``|r| / s`` over what is shown (split conformal, Lei et al. 2018, JASA 113)."""
+    def _interval_factor(self) -> float | None:
+        """Quantile ``COVERAGE`` of ``|r| / s`` over what is shown (split conformal, Lei et al. 2018, JASA 113).
+
+        On the people held out; with the population alone on subjects that were not trained on; None without any.
+        """
         from medgen.trainers.scans import SHOWN, ScanSource
 
-        items = Items(ScanSource.validation(self.config), self.config, "validation")
+        source = ScanSource.validation(self.config)
+        if source.scans is None and self.config.data != POPULATION:
+            return None
+        real = dataclasses.replace(self.config.variety, population=float(source.scans is None))
+        source.config = dataclasses.replace(self.config, variety=real)
+        items = Items(source, source.config, "validation")
         network, scores = self.ema["restorer"].network, []
         for i in range(CALIBRATION_ITEMS):
             item = {key: value[None] for key, value in items[i].items()}

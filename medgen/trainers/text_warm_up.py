@@ -44,6 +44,10 @@ def warm_up(encoder: nn.Module, prompts: Tensor, answers: Mapping[str, Tensor], 
         raise MedgenError(
             "field 'text_warm_up' needs a text control whose prompts use 'words', and no other control. Set it to 0."
         )
+    said = torch.stack(list(answers.values())).amax(0) >= 0
+    if not bool(said.any()):
+        raise MedgenError("field 'text_warm_up': no prompt says anything by 'words'. Set it to 0.")
+    prompts, answers = prompts[said], {name: numbers[said] for name, numbers in answers.items()}
     stream = torch.Generator().manual_seed(derive_seed(seed, "warm-up"))
     device = next(encoder.parameters()).device
     heads = _heads(controls.context_dim, answers, derive_seed(seed, "heads"), device)

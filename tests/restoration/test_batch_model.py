@@ -53,9 +53,3 @@ def test_model_for_another_task_ends_the_run_before_it_begins(model: str, tmp_pa
         with pytest.raises(MedgenError, match=match):
             restore_batch(tmp_path / "in", tmp_path / "out", RestoreSettings(task, model=name))
     assert not (tmp_path / "out").exists()
-
-
-def test_samples_of_a_model_that_draws_none_are_refused(model: str, tmp_path: Path) -> None:
-    save(tmp_path / "in" / "a.nii.gz", image(1))
-    summary = restore_batch(tmp_path / "in", tmp_path / "out", RestoreSettings("denoise", model=model, samples=4))
-    assert "draw no samples" in summary.report["cases"][0]["reason"]
