@@ -22,6 +22,7 @@ def details(spec: ModelSpec) -> dict[str, Any]:
     """
     return {
         "commands": list(_commands(spec)),
+        "excluded": _excluded(spec),
         "source_modalities": list(spec.source_modalities),
         "label": "given" if spec.told_label else "made" if spec.makes_label else None,
         "labels": {name: list(ids) for name, ids in spec.label_channels},
@@ -49,6 +50,8 @@ def details_text(spec: ModelSpec) -> Iterator[str]:
         yield f"condition ({control.kind}): {option} {control_text(control).removeprefix('prompt=')}"
     if not spec.controls:
         yield "conditions: none"
+    for sentence in found["excluded"]:
+        yield f"excluded: {sentence}"
     for name, value in found["options"].items():
         yield f"option: {name} (default {value})"
 
@@ -56,6 +59,8 @@ def details_text(spec: ModelSpec) -> Iterator[str]:
 def _commands(spec: ModelSpec) -> Iterator[str]:
     if spec.family == "autoencoder":
         yield "reconstruct"
+    elif spec.task == "restore":
+        yield f"restore --task {getattr(spec, 'restores', '')}"
     elif spec.task in ("inpaint", "translate", "segment"):
         yield spec.task
         if spec.task == "translate" and len(spec.source_modalities) == 1:
@@ -66,6 +71,15 @@ def _commands(spec: ModelSpec) -> Iterator[str]:
 
         if spec.family == "diffusion" and spec.task in TASKS and spec.spatial_dims == 3 and spec.image_channels == 1:
             yield "edit"
+
+
+def _excluded(spec: ModelSpec) -> list[str]:
+    """What a restorer's card says of scans that it refuses, each sentence once."""
+    domain = getattr(spec, "domain", None)
+    if domain is None:
+        return []
+    sentences = [limit.sentence for limit in domain.limits if limit.severity == "refuse"]
+    return list(dict.fromkeys([*([domain.modality_sentence] if domain.modalities else []), *sentences]))
 
 
 def _condition(control: Control) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 The weights are read, verified and written again under ``medgen/models/bundled/NAME`` in half precision (read back as
 single) with the card of the repository: the one in the model folder and the one in ``data_cards`` are the same text
-(tested). Name, licence and the like, and the default way to sample, are those of the configuration, where they may have
-been chosen after the training; of a restorer, the scans that it is for (``domain``).
+(tested). The name is the card's; licence and the like, and the default way to sample, are those of the configuration,
+where they may have been chosen after the training; of a restorer, the scans that it is for (``domain``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from medgen.io.configs import read_yaml
 from medgen.models.bundled import BUNDLED
+from medgen.models.card import parse_card
 from medgen.models.diffusion_spec import DiffusionSpec
 from medgen.models.domain import Domain
 from medgen.models.fields import read_fields
@@ -23,7 +24,7 @@ from medgen.models.folder import open_model, save_model
 from medgen.models.restorer_spec import RestorerSpec
 from medgen.models.sampling import Sampling
 
-TAKEN = ("name", "licence", "authors", "copyright", "description", "modality", "body_part")
+TAKEN = ("licence", "authors", "copyright", "description", "modality", "body_part")
 
 
 def release(model: Path, card: Path, config: Mapping[str, Any]) -> Path:
@@ -42,7 +43,8 @@ def release(model: Path, card: Path, config: Mapping[str, Any]) -> Path:
     """
     files = open_model(model)
     text = card.read_text(encoding="utf-8")
-    spec = dataclasses.replace(files.spec, **{name: config[name] for name in TAKEN if name in config})
+    name = str(parse_card(text, card.name)[0].get("name", files.spec.name))
+    spec = dataclasses.replace(files.spec, name=name, **{key: config[key] for key in TAKEN if key in config})
     if isinstance(spec, DiffusionSpec):
         spec = dataclasses.replace(spec, sampling=read_fields(Sampling, config["sampling"], "configuration"))
     if isinstance(spec, RestorerSpec) and "domain" in config:

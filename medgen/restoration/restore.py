@@ -162,8 +162,8 @@ def _check_options(
             raise MedgenError(
                 f"restore: {name} is for task '{belongs[name]}', model '{model.spec.name}' for '{task}'. Leave it out."
             )
-    if noise_level is not None and not 0 < noise_level < 10:
-        raise MedgenError(f"restore: noise_level must be above 0 and below 10. Got {noise_level}. 0.05 is 5%.")
+    if noise_level is not None and not 0 < noise_level < 1:
+        raise MedgenError(f"restore: noise_level must be above 0 and below 1. Got {noise_level}. 0.05 is 5%.")
 
 
 def _doubts(model: RestorerModel, scan: Scan, modality: str | None, guard: str) -> tuple[str, ...]:

@@ -77,8 +77,8 @@ class RestoreSettings:
 
         if self.task not in CLASSICAL:
             raise MedgenError(
-                f"restore: there is no classical method for task '{self.task}', but for {', '.join(CLASSICAL)}. Leave "
-                "--method out."
+                f"restore: there is no classical method for task '{self.task}', but for {', '.join(CLASSICAL)}. Give "
+                "--model FOLDER instead."
             )
         for name in ("model", "slice_profile"):
             if getattr(self, name) is not None:
@@ -129,7 +129,10 @@ def default_model(task: str, modality: str = "") -> str:
         if getattr(spec, "restores", None) == task and of_ct == (modality == "CT"):
             return name
     what = f"'{task}' of {modality}" if modality else f"'{task}'"
-    raise MedgenError(f"restore: no bundled model does {what}. Give --model FOLDER, or --method classical.")
+    from medgen.restoration.classical import CLASSICAL
+
+    other = ", or --method classical" if task in CLASSICAL else f" (medgen train restore_{task}_tiny makes one)"
+    raise MedgenError(f"restore: no bundled model does {what}. Give --model FOLDER{other}.")
 
 
 def _option(name: str) -> str:
