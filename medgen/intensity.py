@@ -57,6 +57,17 @@ class IntensityWindow:
         return x * (self.high - self.low) + self.low
 
 
+def restorer_unit(values: Tensor, scaling: str) -> tuple[float, float]:
+    """Factor and offset from a restorer's unit to a scan's: ``scan = factor * x + offset``; nothing is clamped.
+
+    Args:
+        values: of the scan, any shape, finite.
+        scaling: ``percentile``: the 99.9th percentile of the magnitude is 1 and 0 is 0; ``hounsfield``: -1000 HU is 0
+            and 1000 HU is 1.
+    """
+    return (2000.0, -1000.0) if scaling == "hounsfield" else (bright_end(values), 0.0)
+
+
 def bright_end(values: Tensor, share: float = 0.999) -> float:
     """The percentile of the magnitude that noise levels are relative to; 1 for an image of zeros.
 

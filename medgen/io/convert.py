@@ -155,8 +155,18 @@ def convert(
     return summary
 
 
-def check_output(source: Path, folder: Path, *, resume: bool, overwrite: bool) -> None:
+def check_output(
+    source: Path, folder: Path, *, resume: bool, overwrite: bool, rows: str = "volumes", made_by: str = "conversion"
+) -> None:
     """Refuses an output that must not be used.
+
+    Args:
+        source: what is read.
+        folder: what is written.
+        resume: continue an earlier run.
+        overwrite: do all again.
+        rows: what the report of such a run lists beside its files.
+        made_by: what such a run is called, for errors.
 
     Raises:
         OutputExists: ``folder`` exists and neither flag is given, or both are, or ``source`` lies in it.
@@ -174,8 +184,8 @@ def check_output(source: Path, folder: Path, *, resume: bool, overwrite: bool) -
             raise OutputExists(
                 f"'{folder}' exists. Add --resume to continue, --overwrite to do all again, or choose another output."
             )
-        if (folder / REPORT).exists() and not {"files", "volumes"} <= read_json(folder / REPORT).keys():
-            raise OutputExists(f"'{folder / REPORT}' is no report of a conversion. Choose another output.")
+        if (folder / REPORT).exists() and not {"files", rows} <= read_json(folder / REPORT).keys():
+            raise OutputExists(f"'{folder / REPORT}' is no report of a {made_by}. Choose another output.")
     check_writable(folder)
 
 

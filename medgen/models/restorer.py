@@ -21,7 +21,6 @@ __all__ = ["RestorerModel", "predicted"]
 WINDOW = {2: 512, 3: 128}
 OVERLAP = 0.125
 LOG_STD = (-5.5, 2.0)
-HOUNSFIELD = 1000.0
 
 
 def predicted(

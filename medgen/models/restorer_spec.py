@@ -23,6 +23,7 @@ SCALINGS = ("percentile", "hounsfield")
 
 
 def truth(value: Any, where: str, source: str) -> bool:
+    """A truth value, nothing that could be taken for one."""
     if not isinstance(value, bool):
         raise refuse(source, where, "true or false", value)
     return value

@@ -16,8 +16,8 @@ from typing import Any
 
 from medgen import __version__
 from medgen.checks import MedgenError, check_count, check_positive
-from medgen.io.atomic import check_writable, remove_unfinished, write_json
-from medgen.io.convert import OutputExists, source_fingerprint
+from medgen.io.atomic import remove_unfinished, write_json
+from medgen.io.convert import OutputExists, check_output, source_fingerprint
 from medgen.io.findings import ReadOptions, VolumeSource
 from medgen.io.journal import REPORT, read_json
 from medgen.io.lock import LOCK, locked
@@ -102,7 +102,8 @@ def restore_batch(
     source, folder = Path(source), Path(destination)
     conditions = _checked(source, jobs, select, include, limits)
     settings.fingerprint()  # a model that is none ends it here
-    check_folder(source, settings.mask, folder, resume=resume, overwrite=overwrite)
+    for given in (source, *(() if settings.mask is None else (settings.mask,))):
+        check_output(given, folder, resume=resume, overwrite=overwrite, rows="cases", made_by="restoration")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if not resume and not overwrite and _names_in(folder) != {LOCK}:  # another run began and ended meanwhile
@@ -138,34 +139,6 @@ def _checked(
     if not os.path.lexists(source):
         raise MedgenError(f"source '{source}' does not exist. Check the path.")
     return () if select is None else parsed_selection(select)
-
-
-def check_folder(source: Path, mask: Path | None, folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuses an output folder that must not be used.
-
-    Raises:
-        OutputExists: it exists and neither flag is given, or both are; it is no folder; it holds the source, or the
-            report of something else.
-        MedgenError: it cannot be written.
-    """
-    if resume and overwrite:
-        raise OutputExists("resume and overwrite exclude each other. Give one of --resume and --overwrite.")
-    real = folder.resolve()
-    for given in (source, *(() if mask is None else (mask,))):
-        if real == given.resolve() or real in given.resolve().parents:
-            raise OutputExists(
-                f"'{given}' lies in the output '{folder}', which would change it. Choose another output."
-            )
-    if os.path.lexists(folder):
-        if not folder.is_dir():
-            raise OutputExists(f"cannot write the folder '{folder}': a file has that name. Choose another output.")
-        if not resume and not overwrite:
-            raise OutputExists(
-                f"'{folder}' exists. Add --resume to continue, --overwrite to do all again, or choose another output."
-            )
-        if (folder / REPORT).exists() and not {"files", "cases"} <= read_json(folder / REPORT).keys():
-            raise OutputExists(f"'{folder / REPORT}' is no report of a restoration. Choose another output.")
-    check_writable(folder)
 
 
 def _cases(inputs: Inputs, folder: Path, settings: RestoreSettings) -> dict[int, Case]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +18,9 @@ from medgen.intensity import bright_end
 from medgen.models.domain import FIGURES, Domain, Limit
 from medgen.operators.noise_level import estimate_noise
 
-__all__ = ["Doubt", "guard", "measure_domain", "refuse_doubtful", "scan_figures"]
+__all__ = ["Doubt", "guard", "refuse_doubtful", "scan_figures"]
 
 DARK = 0.1
-SLACK = 0.1
-SHARES = ("negative", "zero", "background")
-LEAST_SHARE = 0.05
 MOST_VOXELS = 2_000_000
 CODES = {"spacing": "SPACING", "extent": "FIELD_OF_VIEW"}
 MR = ("T1W", "T2W", "FLAIR", "PDW", "T2STARW", "SWI", "BOLD", "DWI", "ASL", "MRI", "INPLANET2", "UNIT1")
@@ -61,15 +57,13 @@ def guard(
     domain: Domain,
     *,
     modality: str | None = None,
-    attributes: Mapping[str, Any] | None = None,
 ) -> list[Doubt]:
     """What speaks against a scan; nothing where all figures lie in the model's domain.
 
     Args:
         volume: ``(1, X, Y, Z)`` in any unit, RAS+ affine in mm, finite.
         domain: of the model.
-        modality: as the user knows it: ``MR``, ``CT``, or a BIDS suffix such as ``T1w``; goes before ``attributes``.
-        attributes: DICOM attributes by keyword; ``Modality`` is looked at, nothing else is repeated anywhere.
+        modality: as the user knows it: ``MR``, ``CT``, or a BIDS suffix such as ``T1w``.
 
     Returns:
         Refusals first. A figure beyond two limits is told once, by the severer one.
@@ -77,8 +71,7 @@ def guard(
     Raises:
         MedgenError: a volume of another shape or that is not finite.
     """
-    told = modality or str((attributes or {}).get("Modality") or "")
-    doubts = _modality(told, domain)
+    doubts = _modality(modality or "", domain)
     wanted = {limit.figure for limit in domain.limits}
     figures = scan_figures(volume, wanted)
     severest: dict[str, Doubt] = {}
@@ -137,49 +130,6 @@ def scan_figures(volume: MetaTensor, wanted: Iterable[str] = tuple(FIGURES)) -> 
     if "noise" in wanted:
         found["noise"] = estimate_noise(values) / bright_end(values)
     return {name: found[name] for name in wanted}
-
-
-def measure_domain(
-    volumes: Iterable[MetaTensor],
-    sentences: Mapping[str, str],
-    *,
-    modalities: Sequence[str] = (),
-    modality_sentence: str = "",
-    warn: float = 0.25,
-    refuse: float | None = 1.0,
-) -> Domain:
-    """A domain around the scans that a model was trained on.
-
-    Args:
-        volumes: the scans, two or more.
-        sentences: the card's line by figure; figures without one are not measured.
-        modalities: see :class:`~medgen.models.domain.Domain`.
-        modality_sentence: likewise.
-        warn: by how much of its range and a tenth of its greatest magnitude together (of a share of voxels: 0.05 at
-            least) a figure may lie outside before it is remarked on.
-        refuse: likewise before a scan is refused; None: never.
-
-    Raises:
-        MedgenError: fewer than two scans, an unknown figure.
-    """
-    for name in sentences:
-        if name not in FIGURES:
-            raise MedgenError(
-                f"measure_domain: sentences must be of known figures. Got '{name}'. {', '.join(FIGURES)}."
-            )
-    rows = [scan_figures(volume, sentences) for volume in volumes]
-    if len(rows) < 2:
-        raise MedgenError(f"measure_domain: volumes must be 2 or more. Got {len(rows)}. Give the training scans.")
-    limits = []
-    for name, sentence in sentences.items():
-        values = [row[name] for row in rows]
-        low, high = min(values), max(values)
-        room = max(high - low + SLACK * max(abs(low), abs(high)), LEAST_SHARE if name in SHARES else 0.0)
-        for share, severity in ((warn, "warn"), (refuse, "refuse")):
-            if share is not None:
-                ends = (round(low - share * room, 6), round(high + share * room, 6))
-                limits.append(Limit(name, sentence, *ends, severity))
-    return Domain(tuple(modalities), modality_sentence, tuple(limits))
 
 
 _NONE = Doubt("", "", "", "", "", "")

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice
-from medgen.intensity import bright_end
+from medgen.intensity import restorer_unit
 from medgen.restoration.restorer_tasks import RESTORER_TASKS, Made, Progress, Scan
 
 if TYPE_CHECKING:
@@ -194,5 +194,5 @@ def _in_unit(volume: MetaTensor, inpaint_mask: MetaTensor | None, scaling: str) 
     if not bool(torch.isfinite(values).all()):
         raise MedgenError("restore: volume holds NaN or infinity. Replace them first.")
     affine = np.asarray(volume.affine.cpu(), dtype=np.float64)
-    scale, low = (2000.0, -1000.0) if scaling == "hounsfield" else (bright_end(values), 0.0)
+    scale, low = restorer_unit(values, scaling)
     return Scan((values - low) / scale, affine, scale, low)

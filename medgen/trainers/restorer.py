@@ -113,8 +113,8 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
         if source.scans is None and self.config.data != POPULATION:
             return None
         real = dataclasses.replace(self.config.variety, population=float(source.scans is None))
-        source.config = dataclasses.replace(self.config, variety=real)
-        items = Items(source, source.config, "validation")
+        config = dataclasses.replace(self.config, variety=real)
+        items = Items(ScanSource(config, source.scans, "validation"), config, "validation")
         network, scores = self.ema["restorer"].network, []
         for i in range(CALIBRATION_ITEMS):
             item = {key: value[None] for key, value in items[i].items()}

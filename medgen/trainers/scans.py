@@ -17,7 +17,7 @@ from medgen.checks import MedgenError
 from medgen.continuation import pulled
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid
-from medgen.intensity import bright_end
+from medgen.intensity import bright_end, restorer_unit
 from medgen.io.datasets import Case, find_cases
 from medgen.operators.blur import Blur
 from medgen.operators.chain import Chain
@@ -49,9 +49,8 @@ def to_model_unit(values: Tensor, scaling: str) -> Tensor:
         values: any shape, finite.
         scaling: ``percentile`` or ``hounsfield``.
     """
-    if scaling == "hounsfield":
-        return (values.float() + 1000) / 2000
-    return values.float() / bright_end(values)
+    scale, low = restorer_unit(values, scaling)
+    return (values.float() - low) / scale
 
 
 @dataclass(frozen=True)
@@ -256,16 +255,16 @@ def degraded(clean: Tensor, config: RestorerConfig, seed: int, stream: torch.Gen
         stream: of the parameters.
     """
     chosen = config.degradations[int(torch.randint(len(config.degradations), (), generator=stream))]
-    in_hu = config.scaling == "hounsfield"
-    image, strength = (clean[None] * 2000 - 1000 if in_hu else clean[None]), 0.0
+    in_hu = config.scaling == "hounsfield"  # degradations of CT work in HU, those of MR in the model's unit
+    scale, low = restorer_unit(clean, config.scaling) if in_hu else (1.0, 0.0)
+    image, strength = clean[None] * scale + low, 0.0
     for number, (name, ranges) in enumerate(chosen.items()):
-        scale = bright_end(image) if in_hu else 1.0
-        drawn = draw_degradation(name, clean.shape[1:], config.grid.spacing, scale, stream, ranges)
+        top = bright_end(image) if in_hu else 1.0
+        drawn = draw_degradation(name, clean.shape[1:], config.grid.spacing, top, stream, ranges)
         before, image = image, drawn(image, [torch.Generator().manual_seed(derive_seed(seed, "noise", number))])
         own = float((image - before).std()) if drawn.noise_only else strength_of(drawn.chain)
         strength = own or strength
-    image = (image + 1000) / 2000 if in_hu else image
-    return image[0].float(), strength / (2000 if in_hu else 1)
+    return ((image - low) / scale)[0].float(), strength / scale
 
 
 def strength_of(chain: Chain) -> float:
