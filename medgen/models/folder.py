@@ -3,7 +3,7 @@
 ```
 medgen.json                 the specification (data only)
 models/model.safetensors    the weights that medgen reads
-models/model.pt             the same weights for MONAI; hashed, never opened by medgen
+models/model.pt             the same weights for MONAI; hashed, never opened by medgen; not in models of the package
 configs/metadata.json       MONAI's description; hashed only
 configs/inference.json      MONAI's runner, with expressions; hashed only, never parsed by medgen
 docs/README.md              card
@@ -42,10 +42,10 @@ SPECIFICATION = "medgen.json"
 WEIGHTS = "models/model.safetensors"
 CARD = "docs/README.md"
 HASHES = "sha256.json"
+PICKLED = "models/model.pt"
 REQUIRED_FILES = (
     SPECIFICATION,
     WEIGHTS,
-    "models/model.pt",
     "configs/metadata.json",
     "configs/inference.json",
     CARD,
@@ -79,6 +79,7 @@ def save_model(
     state_dict: Mapping[str, torch.Tensor],
     card: str | None = None,
     overwrite: bool = False,
+    pickled: bool = True,
 ) -> str:
     """Write a model folder, atomically; the same model gives the same bytes in every file.
 
@@ -88,6 +89,7 @@ def save_model(
         state_dict: the weights, see :func:`medgen.models.weights.joined_state`. Half precision is kept.
         card: Markdown with front matter, see :mod:`medgen.models.card`; drafted from ``spec`` by default.
         overwrite: replace a model folder of that name, once the new one is complete.
+        pickled: write ``models/model.pt``, too, for MONAI's own loaders.
 
     Returns:
         The model's hash.
@@ -100,7 +102,7 @@ def save_model(
     state = _plain_state(state_dict)
     expected = expected_state(spec, f"save_model: {spec.name}")
     _check_state(state, expected, f"save_model: {spec.name}")
-    files = _contents(spec, state, _checked_card(card, spec))
+    files = _contents(spec, state, _checked_card(card, spec), pickled)
     with atomic_directory(path, overwrite) as temporary:
         for name, content in files.items():
             target = temporary / name
@@ -144,19 +146,19 @@ def _plain_state(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     }
 
 
-def _contents(spec: ModelSpec, state: dict[str, torch.Tensor], card: str) -> dict[str, bytes]:
+def _contents(spec: ModelSpec, state: dict[str, torch.Tensor], card: str, pickled: bool) -> dict[str, bytes]:
     """Every file of the folder by its relative name."""
     import torch
     from safetensors.torch import save
 
     # one key only: safetensors writes several in an order that changes from run to run
     note = json.dumps({"format": spec.format, "name": spec.name, "version": spec.version}, sort_keys=True)
-    pickled = io.BytesIO()  # a buffer, not a file: torch writes the file's name into the archive
-    torch.save(state, pickled)
+    buffer = io.BytesIO()  # a buffer, not a file: torch writes the file's name into the archive
+    torch.save(state, buffer)
     files = {
         SPECIFICATION: spec.to_json().encode(),
         WEIGHTS: save(state, metadata={"medgen": note}),
-        "models/model.pt": pickled.getvalue(),
+        **({PICKLED: buffer.getvalue()} if pickled else {}),
         "configs/metadata.json": _json(bundle_metadata(spec)),
         "configs/inference.json": _json(bundle_inference(spec)),
         CARD: card.encode(),

@@ -24,7 +24,7 @@ from medgen.models.folder import open_model, save_model
 from medgen.models.restorer_spec import RestorerSpec
 from medgen.models.sampling import Sampling
 
-TAKEN = ("licence", "authors", "copyright", "description", "modality", "body_part")
+TAKEN = ("version", "licence", "authors", "copyright", "description", "modality", "body_part")
 
 
 def release(model: Path, card: Path, config: Mapping[str, Any]) -> Path:
@@ -51,7 +51,7 @@ def release(model: Path, card: Path, config: Mapping[str, Any]) -> Path:
         spec = dataclasses.replace(spec, domain=read_fields(Domain, config["domain"], "configuration"))
     target = BUNDLED / spec.name
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in files.state.items()}
-    save_model(target, spec, half, card=text, overwrite=True)
+    save_model(target, spec, half, card=text, overwrite=True, pickled=False)
     return target
 
 

@@ -17,7 +17,7 @@ import torch
 import medgen.io.atomic
 from medgen.checks import MedgenError
 from medgen.models import ModelSpec, model_hash, open_model, read_model, read_spec, save_model
-from medgen.models.folder import HASHES, REQUIRED_FILES, count_parameters, verify_folder
+from medgen.models.folder import HASHES, PICKLED, REQUIRED_FILES, count_parameters, verify_folder
 
 
 def rehash(folder: Path) -> None:
@@ -57,9 +57,9 @@ def test_round_trip(folder: Path, spec: ModelSpec, state: dict[str, torch.Tensor
 
 
 def test_folder_is_complete_and_hashed(folder: Path) -> None:
-    assert set(contents(folder)) == {*REQUIRED_FILES, HASHES}
+    assert set(contents(folder)) == {*REQUIRED_FILES, PICKLED, HASHES}
     hashes = verify_folder(folder)
-    assert set(hashes) == set(REQUIRED_FILES)
+    assert set(hashes) == {*REQUIRED_FILES, PICKLED}
     lines = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
     assert model_hash(folder) == hashlib.sha256(lines.encode()).hexdigest() == open_model(folder).hash
     assert count_parameters(folder) == sum(t.numel() for t in read_model(folder)[1].values())
@@ -146,13 +146,13 @@ def test_card_must_agree(tmp_path: Path, spec: ModelSpec, state: dict[str, torch
     refused(lambda: save_model(tmp_path / "m", spec, state, card=other), "name", "Make them agree")
 
 
-@pytest.mark.parametrize("name", [*REQUIRED_FILES])
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, PICKLED])
 def test_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     refused(lambda: open_model(folder), name, "missing", "again")
 
 
-@pytest.mark.parametrize("name", [*REQUIRED_FILES])
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, PICKLED])
 def test_flipped_byte(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
