@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
-from torch import Tensor
-from torch.nn import functional
 
 from medgen.checks import MedgenError
 
-__all__ = ["kriged", "membrane", "pulled"]
+__all__ = ["CONTINUATION_MM", "kriged", "membrane"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+CONTINUATION_MM = 30.0
+"""``length_mm`` of :func:`kriged` that restorers of holes begin with: nearly the biharmonic continuation."""
 _TOLERANCE = 1e-5
 _ITERATIONS = 20_000
 
@@ -94,46 +93,6 @@ def kriged(values: Array, hole: Mask, spacing: Sequence[float], length_mm: float
     given = rows[:, ~inside] @ (values[box].ravel()[~inside].astype(np.float64) - middle)
     found = _solved((own.T @ own).tocsr(), -(own.T @ given)) + middle
     return _put(values, hole, found.clip(known.min(), known.max()))
-
-
-def pulled(image: Tensor, hole: Tensor) -> Tensor:
-    """A fast, coarse continuation: what lies in a hole has the mean of ever larger blocks around it.
-
-    Args:
-        image: ``(C, *spatial)``, two or three axes, any unit; what lies in the hole is not looked at.
-        hole: ``(1, *spatial)``, 1 = to be filled.
-
-    Returns:
-        Shape of ``image``; outside the hole its values.
-
-    References:
-        Gortler et al. 1996, "The lumigraph", section 3.4: pull and push.
-
-    Example:
-        >>> image, hole = torch.tensor([[[1.0, 9.0, 3.0, 3.0]]]), torch.tensor([[[0.0, 1.0, 0.0, 0.0]]])
-        >>> pulled(image, hole).round(decimals=1).tolist()
-        [[[1.0, 1.5, 3.0, 3.0]]]
-    """
-    known = (hole < 0.5).float()[None]
-    if not bool(known.any()):
-        raise MedgenError("continuation: hole must leave some voxels. Got a hole everywhere. Mark a smaller one.")
-    filled = _pulled(image[None] * known, known)
-    return torch.where(hole < 0.5, image, filled[0])
-
-
-def _pulled(values: Tensor, weight: Tensor) -> Tensor:
-    """Means of what is known; ``values`` are multiplied by ``weight``, which is 0 where nothing is known."""
-    mean = values / weight.clamp(min=1e-6)
-    if bool((weight > 0).all()):
-        return mean
-    size, flat = values.shape[2:], values.ndim == 4
-    block = [min(2, n) for n in size]
-    pool = functional.avg_pool2d if flat else functional.avg_pool3d
-    coarse = _pulled(pool(values, block, ceil_mode=True), pool(weight, block, ceil_mode=True))
-    mode = "bilinear" if flat else "trilinear"
-    smooth = functional.interpolate(coarse, size=size, mode=mode, align_corners=False)
-    share = weight.clamp(max=1.0)
-    return torch.where(weight > 0, share * mean + (1 - share) * smooth, smooth)
 
 
 def _around(hole: Mask) -> tuple[slice, ...]:

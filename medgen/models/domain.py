@@ -25,6 +25,7 @@ FIGURES: dict[str, str] = {
     "spread": "difference of the quartiles over the median of what is no background",
     "tails": "difference of the 2.5th and 97.5th percentiles over that of the quartiles; 2.9 of a Gaussian",
     "noise": "deviation of the noise over the 99.9th percentile",
+    "bright_end": "99.9th percentile of the magnitude, in the scan's unit: about 1 of a scan scaled to 0..1",
 }
 """What a scan is measured by, see :func:`medgen.restoration.guard.scan_figures`."""
 

@@ -103,7 +103,42 @@ class RestorerModel(Model[RestorerSpec]):
         """
         if (hole is None) == (self.spec.restores == "inpaint"):
             raise MedgenError(f"{self.spec.name}: inpaint_mask belongs to restorers of holes, and to them only.")
-        whole = image if hole is None else torch.cat([image, hole])
+        with torch.no_grad():
+            made = self._made(image if hole is None else torch.cat([image, hole]), strength, callback)
+        return made[:1], made[1:].exp() if self.spec.variance else None
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The expected image behind Gaussian noise: the interface of a diffusion model.
+
+        Where the network expects an error ``e`` of its answer that is larger than the noise, ``x`` is nearer to the
+        truth than the answer: that has weight ``sigma^4 / (sigma^4 + e^4)``, and ``x`` the rest. Small errors at low
+        levels would add up over the steps of a sampler. (On noisy crops of a person not trained on it is the best
+        weight within 0.1 dB, at levels of 0.01 to 0.4.)
+
+        Args:
+            x: ``(B, 1, *spatial)`` in the model's 0..1; of one that requires gradients the answer has them, too.
+            sigma: deviation of the noise of each row, ``(B,)``.
+
+        Raises:
+            MedgenError: a restorer of another task.
+        """
+        if self.spec.restores != "denoise":
+            raise MedgenError(
+                f"{self.spec.name}: a restorer for '{self.spec.restores}' is no denoiser. Give one for 'denoise'."
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            rows = [self._answer(row, float(level)) for row, level in zip(x, sigma, strict=True)]
+        return torch.stack(rows).to(x)
+
+    def _answer(self, row: Tensor, level: float) -> Tensor:
+        made, row = self._made(row, level), row.float().cpu()
+        if not self.spec.variance:
+            return made[:1]
+        error = made[1:].detach().exp()
+        return row + level**4 / (level**4 + error**4) * (made[:1] - row)
+
+    def _made(self, whole: Tensor, strength: float, callback: Callable[[int, int], None] | None = None) -> Tensor:
+        """Mean and log of the error ``(1 or 2, *spatial)`` on the CPU, window by window."""
         window = [min(WINDOW[self.spec.spatial_dims], n) for n in whole.shape[1:]]
         done, total = 0, _windows(whole.shape[1:], window)
 
@@ -115,30 +150,12 @@ class RestorerModel(Model[RestorerSpec]):
                 callback(min(done, total), total)
             return made
 
-        with torch.no_grad():
-            made = sliding_window_inference(
-                whole[None].float().cpu(), window, 1, one, overlap=OVERLAP, mode="gaussian", padding_mode="replicate"
-            )
+        made = sliding_window_inference(
+            whole[None].float().cpu(), window, 1, one, overlap=OVERLAP, mode="gaussian", padding_mode="replicate"
+        )
         if not isinstance(made, Tensor):
             raise MedgenError(f"{self.spec.name}: the network must give one tensor.")
-        return made[0, :1], made[0, 1:].exp() if self.spec.variance else None
-
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The expected image behind Gaussian noise: the interface of a diffusion model, without derivatives.
-
-        Args:
-            x: ``(B, 1, *spatial)`` in the model's 0..1.
-            sigma: deviation of the noise of each row, ``(B,)``.
-
-        Raises:
-            MedgenError: a restorer of another task.
-        """
-        if self.spec.restores != "denoise":
-            raise MedgenError(
-                f"{self.spec.name}: a restorer for '{self.spec.restores}' is no denoiser. Give one for 'denoise'."
-            )
-        rows = [self.restored(row, float(level))[0] for row, level in zip(x, sigma, strict=True)]
-        return torch.stack(rows).to(x)
+        return made[0]
 
     def _piece(self, piece: Tensor, strength: float) -> Tensor:
         """Mean and log of the error ``(1, 1 or 2, *window)`` of one window, padded to a patch."""

@@ -14,12 +14,15 @@ from medgen.models.fields import checked, choice, nested, number, optional, plai
 from medgen.models.fields import network_form as form
 from medgen.models.specification import ModelSpec, network_integer
 
-__all__ = ["RESTORED", "RestorerSpec", "degradations_field", "implied_arguments", "network_multiple", "truth"]
+__all__ = [
+    "LEARNS_FROM", "RESTORED", "RestorerSpec", "degradations_field", "implied_arguments", "network_multiple", "truth",
+]  # fmt: skip
 
 RESTORED = ("denoise", "superres", "inpaint", "motion", "bias")
 FLAT = ("denoise", "motion")  # what can be done slice by slice
 PACKINGS = ("none", "haar")
 SCALINGS = ("percentile", "hounsfield")
+LEARNS_FROM = ("pairs", "noise2void", "sure")
 
 
 def truth(value: Any, where: str, source: str) -> bool:
@@ -55,7 +58,9 @@ class RestorerSpec(ModelSpec):
     Args:
         network: regression network in the registry's form.
         restores: what it undoes, one of ``RESTORED``.
-        degradations: what training images were degraded by, one alternative each; empty for holes and plain pairs.
+        degradations: what training images were degraded by, one alternative each; empty for holes, plain pairs and
+            scans that were noisy as they are.
+        learns_from: ``pairs``: it was shown the truth; ``noise2void`` or ``sure``: noisy scans alone.
         packing: ``none``, or ``haar``: blocks of voxels are channels.
         variance: whether it says its own expected error.
         scaling: ``percentile``: the 99.9th percentile of the magnitude is 1 and 0 is 0; ``hounsfield``: -1000 HU is 0
@@ -75,6 +80,7 @@ class RestorerSpec(ModelSpec):
     network: dict[str, Any] = checked(form)
     restores: str = checked(choice(lambda: RESTORED))
     degradations: tuple[dict[str, dict[str, Any]], ...] = checked(degradations_field, default=())
+    learns_from: str = checked(choice(lambda: LEARNS_FROM), default="pairs")
     packing: str = checked(choice(lambda: PACKINGS), default="haar")
     variance: bool = checked(truth, default=True)
     scaling: str = checked(choice(lambda: SCALINGS), default="percentile")
@@ -93,6 +99,8 @@ class RestorerSpec(ModelSpec):
         for key, value in wanted.items():
             if self.network.get(key) != value:
                 raise refuse("ModelSpec", f"network.{key}", f"{value}", self.network.get(key))
+        if self.learns_from != "pairs" and (self.restores != "denoise" or self.variance):
+            raise refuse("ModelSpec", "learns_from", "pairs, but for 'denoise' without variance", self.learns_from)
         if any(n % self.multiple for n in self.grid.size):
             raise refuse("ModelSpec", "grid.size", f"multiples of {self.multiple}", list(self.grid.size))
         if self.interval_factor is not None and not self.variance:

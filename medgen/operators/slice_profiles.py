@@ -46,7 +46,7 @@ def sinc_profile(u: Tensor) -> Tensor:
     References:
         Bernstein, King and Zhou, "Handbook of MRI pulse sequences" (2004), on sinc pulses.
     """
-    tau = (torch.arange(400, dtype=torch.float64) + 0.5) / 400 - 0.5
+    tau = (torch.arange(200, dtype=torch.float64) + 0.5) / 400  # the other half is the same
     pulse = torch.sinc(_TIME_BANDWIDTH * tau) * (0.54 + 0.46 * torch.cos(2 * math.pi * tau))
     spectrum = torch.cos(2 * math.pi * _TIME_BANDWIDTH * u.double()[..., None] * tau) @ pulse
     return spectrum / pulse.sum()
@@ -120,7 +120,9 @@ def slice_weights(profile: str, n: int, centres: Tensor, thickness: float) -> Te
         return ((distance + 0.5).clamp_max(thickness / 2) - (distance - 0.5).clamp_min(-thickness / 2)).clamp_min(0)
     inside = (torch.arange(_POINTS, dtype=torch.float64) + 0.5) / _POINTS - 0.5
     u = (distance[..., None] + inside) / thickness
-    return (shape(u * _width(profile)) * (u.abs() <= _REACH)).mean(-1)
+    seen, near = torch.zeros_like(u), u.abs() <= _REACH
+    seen[near] = shape(u[near] * _width(profile))
+    return seen.mean(-1)
 
 
 @cache

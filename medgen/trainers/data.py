@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ from medgen.trainers.gridding import to_grid
 from medgen.trainers.measured import Attributes, measure_label
 from medgen.trainers.restorer_config import RestorerConfig
 from medgen.trainers.subjects import SHOWN, SlicedSubject, Subject, read_case, unpaired, warn_mirrored
+
+if TYPE_CHECKING:
+    from medgen.trainers.noisy_scans import NoisyScanSource
+    from medgen.trainers.scans import ScanSource
 
 __all__ = [
     "BatchesFrom", "FileSource", "Item", "Items", "PopulationSource", "Source", "find_pairs", "is_held_out",
@@ -354,9 +358,7 @@ def make_source(config: TrainConfig, limit: int | None = None, encoder: Encoder 
     """
     _check_measured(config)
     if isinstance(config, RestorerConfig):
-        from medgen.trainers.scans import ScanSource
-
-        return ScanSource.training(config, limit)
+        return _restorer_source(config).training(config, limit)
     if config.data == POPULATION:
         if config.controls or config.source_modalities or config.slices:
             raise MedgenError(
@@ -374,6 +376,13 @@ def make_source(config: TrainConfig, limit: int | None = None, encoder: Encoder 
     return FileSource.read(config, cases[:limit], encoder=encoder or _encoder(config), others=others)
 
 
+def _restorer_source(config: RestorerConfig) -> type[ScanSource] | type[NoisyScanSource]:
+    from medgen.trainers.noisy_scans import NoisyScanSource
+    from medgen.trainers.scans import ScanSource
+
+    return ScanSource if config.learns_from == "pairs" else NoisyScanSource
+
+
 def make_validation_source(config: TrainConfig, training: Source) -> Source:
     """Subjects that are not trained on: others of the population, or the first person held out.
 
@@ -382,9 +391,7 @@ def make_validation_source(config: TrainConfig, training: Source) -> Source:
         training: its source, which is the answer where nobody is held out.
     """
     if isinstance(config, RestorerConfig):
-        from medgen.trainers.scans import ScanSource
-
-        return ScanSource.validation(config)
+        return _restorer_source(config).validation(config)
     if config.data == POPULATION:
         return PopulationSource(dataclasses.replace(config, subjects=1), "validation")
     cases = [case for case in training_cases(config) if case.held_out(config.held_out_endings)]

@@ -16,10 +16,10 @@ from medgen.models.restorer import predicted
 from medgen.models.restorer_spec import RestorerSpec, implied_arguments
 from medgen.models.specification import ModelSpec
 from medgen.trainers.base import RunTrainer, Statistics, adamw, initial_network, shared_fields
-from medgen.trainers.config import POPULATION
 from medgen.trainers.data import Items, Source
 from medgen.trainers.ema import Ema
 from medgen.trainers.restorer_config import RestorerConfig
+from medgen.trainers.self_supervised import Measured, masked_error, sure_error
 
 __all__ = ["RestorerTrainer"]
 
@@ -27,15 +27,19 @@ STRENGTH_ITEMS = 32
 CALIBRATION_ITEMS = 24
 COVERAGE = 0.9
 SMALLEST_ERROR = 1e-8
+CAUCHY_OVER_STD = 0.43  # scale ``c`` of the loss of holes over the deviation, of Laplace errors
+SPREAD_WEIGHT = 0.1
+LEAST_BEFORE = 5e-3  # of a hole's continuation: what is better already, as in air, counts less
 
 
 class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
-    """Least squares of the image, and the likelihood of its error.
+    """Least squares of the image, and the likelihood of its error; of holes, least absolute errors.
 
     With ``variance`` the loss of an item is ``mean(w (r^2 / (2 s^2) + log s)) / mean(w)`` with the error ``r``, the
     expected one ``s`` and ``w = s^2`` without gradient (Seitzer et al. 2022, arXiv:2203.09168, equation 5 with beta =
     1): the mean is fitted by least squares, and items count alike, however strongly they are degraded. Without, it is
-    ``log(mean(r^2)) / 2``, the negative PSNR but for a factor.
+    ``log(mean(r^2)) / 2``, the negative PSNR but for a factor. A denoiser that learns from noisy scans alone has the
+    losses of :mod:`medgen.trainers.self_supervised`.
     """
 
     origin_fields: ClassVar[tuple[str, ...]] = ("task", "network", "restores", "packing", "variance", "scaling")
@@ -74,6 +78,7 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
             network={**config.net, **implied},
             restores=config.restores,
             degradations=config.degradations,
+            learns_from=config.learns_from,
             packing=config.packing,
             variance=config.variance,
             scaling=config.scaling,
@@ -85,15 +90,36 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
 
     def train_step(self, batch: dict[str, Tensor], step: int) -> dict[str, float]:
         self.network.train()
-        with self.autocast():
-            mean, log_std = self._predicted(self.network, batch)
-        clean, hole = batch["image"].to(self.device), batch.get("inpaint_mask")
-        counted = torch.ones_like(clean) if hole is None else hole.to(self.device)
-        loss, error = restoration_loss(mean, log_std, clean, counted)
+        loss, error = self._loss(batch) if self.config.learns_from == "pairs" else self._loss_without_truth(batch)
         norm = self.optimise("restorer", loss, self.network.parameters(), step)
         self.ema["restorer"].update(self.network, step)
         rate = self.learning_rate(step)
         return {"loss": loss.item(), "error": error.item(), "gradient_norm": norm.item(), "learning_rate": rate}
+
+    def _loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            mean, log_std = self._predicted(self.network, batch)
+        clean = batch["image"].to(self.device)
+        if "inpaint_mask" not in batch:
+            return restoration_loss(mean, log_std, clean)
+        return filling_loss(mean, log_std, clean, batch["input"].to(self.device), batch["inpaint_mask"].to(self.device))
+
+    def _loss_without_truth(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean of the items' estimated square errors over the squares of their noise levels; and its root.
+
+        In float32: the divergence of ``sure`` is a small difference.
+        """
+        measured = Measured(batch["image"].to(self.device), batch["strength"].to(self.device), self.config.noise)
+        if self.config.learns_from == "sure":
+
+            def denoise(noisy: Tensor) -> Tensor:
+                return self._predicted(self.network, {**batch, "input": noisy})[0]
+
+            errors = sure_error(measured, denoise, batch["probe"].to(self.device))
+        else:
+            signal, _ = self._predicted(self.network, batch)
+            errors = masked_error(measured, signal, batch["blind"].to(self.device))
+        return (errors / measured.level.square()).mean(), errors.mean().clamp(min=0).sqrt()
 
     def final_spec(self) -> RestorerSpec:
         """With the width of the 90% interval, measured on items of people who are not trained on."""
@@ -110,7 +136,7 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
         from medgen.trainers.scans import SHOWN, ScanSource
 
         source = ScanSource.validation(self.config)
-        if source.scans is None and self.config.data != POPULATION:
+        if source.scans is None and not self.config.variety.population:
             return None
         real = dataclasses.replace(self.config.variety, population=float(source.scans is None))
         config = dataclasses.replace(self.config, variety=real)
@@ -136,22 +162,47 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
         )  # fmt: skip
 
 
-def restoration_loss(mean: Tensor, log_std: Tensor | None, clean: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+def restoration_loss(mean: Tensor, log_std: Tensor | None, clean: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, and the root mean square error of the batch; see :class:`RestorerTrainer`.
 
     Args:
         mean: ``(B, 1, *spatial)``.
         log_std: same shape, or None.
         clean: same shape.
-        counted: same shape, weight of each voxel.
     """
-    share = counted / counted.flatten(1).sum(1).clamp(min=1).reshape(-1, *[1] * (mean.ndim - 1))
     square = (mean.float() - clean).square()
-    error = (share * square).flatten(1).sum(1)
+    error = square.flatten(1).mean(1)
     if log_std is None:
         return 0.5 * (error + SMALLEST_ERROR).log().mean(), error.mean().sqrt()
     variance = (2 * log_std).exp()
     weight = variance.detach()
     terms = weight * (square / (2 * variance) + log_std)
-    scale = (share * weight).flatten(1).sum(1)
-    return ((share * terms).flatten(1).sum(1) / scale).mean(), error.mean().sqrt()
+    return (terms.flatten(1).mean(1) / weight.flatten(1).mean(1)).mean(), error.mean().sqrt()
+
+
+def filling_loss(
+    mean: Tensor, log_std: Tensor | None, clean: Tensor, start: Tensor, hole: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss of filled holes, and the root mean square error in them.
+
+    ``mean(|r|) / mean(|r0|) + SPREAD_WEIGHT mean(log c + 2 log(1 + |r'| / c))`` with the error ``r0`` of the
+    continuation that the network begins with, ``r'`` the error without gradient and ``c`` its scale,
+    ``E[|r'| / (|r'| + c)] = 1/2``. Least squares would leave nearly all of the gradient to holes that are easily
+    continued, and a likelihood nearly all of it to the expected error.
+
+    Args:
+        mean: ``(B, 1, *spatial)``.
+        log_std: same shape, or None.
+        clean: same shape.
+        start: same shape, the continuation that the network began with.
+        hole: same shape, 1 = filled.
+    """
+    share = hole / hole.flatten(1).sum(1).clamp(min=1).reshape(-1, *[1] * (mean.ndim - 1))
+    off = (mean.float() - clean).abs()
+    before = (share * (start - clean).abs()).flatten(1).sum(1).clamp(min=LEAST_BEFORE)
+    loss = (share * off).flatten(1).sum(1) / before
+    if log_std is not None:
+        spread = log_std.exp() * CAUCHY_OVER_STD
+        terms = spread.log() + 2 * torch.log1p(off.detach() / spread)
+        loss = loss + SPREAD_WEIGHT * (share * terms).flatten(1).sum(1)
+    return loss.mean(), (share * off.square()).flatten(1).sum(1).mean().sqrt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from medgen.checks import MedgenError
-from medgen.continuation import pulled
+from medgen.continuation import CONTINUATION_MM, kriged
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid
 from medgen.intensity import bright_end, restorer_unit
@@ -27,7 +28,9 @@ from medgen.operators.through_plane import ThroughPlane
 from medgen.trainers.augmentation import random_holes, random_window
 from medgen.trainers.config import POPULATION
 from medgen.trainers.gridding import fitted
-from medgen.trainers.restorer_config import RestorerConfig
+from medgen.trainers.lesions import planted
+from medgen.trainers.restorer_config import RestorerConfig, Variety
+from medgen.trainers.warping import warped_patch
 
 __all__ = ["ScanSource", "Scans", "strength_of", "to_model_unit"]
 
@@ -67,15 +70,21 @@ class Scans:
 
     @classmethod
     def read(cls, config: RestorerConfig, cases: Sequence[Case]) -> Scans:
-        """All images of all cases, whatever their modality.
+        """All images of all cases, whatever their modality; of those that are bent, only what half fills a patch.
 
         Args:
             config: of the run.
             cases: people to take.
         """
-        files = [file for case in cases for file in case.images.values()]
-        volumes = [_read(config, file.load()) for file in files]
-        return cls(volumes, len({case.person for case in cases}))
+        found = [(case.person, _read(config, file.load())) for case in cases for file in case.images.values()]
+        if config.variety.bend_mm:
+            found = [(person, volume) for person, volume in found if _fills(volume, config.grid.size)]
+        return cls([volume for _, volume in found], len({person for person, _ in found}))
+
+
+def _fills(volume: Tensor, patch: Sequence[int]) -> bool:
+    """Whether a volume is at least half as long as a patch along every axis."""
+    return all(2 * n >= want for n, want in zip(volume.shape[1:], patch, strict=True))
 
 
 def _read(config: RestorerConfig, image: MetaTensor) -> Tensor:
@@ -113,14 +122,23 @@ class ScanSource:
 
     @classmethod
     def training(cls, config: RestorerConfig, limit: int | None = None) -> ScanSource:
-        """Everybody who is not held out."""
-        return cls(config, _people(config, held_out=False, limit=limit))
+        """Everybody who is not held out; with worker processes, what is kept in memory is made by them, once."""
+        source = cls(config, _people(config, held_out=False, limit=limit))
+        if config.num_workers and config.steps * config.batch_size > max(config.pairs, config.subjects):
+            source.prepare()
+        return source
 
     @classmethod
     def validation(cls, config: RestorerConfig) -> ScanSource:
         """Everybody who is held out, and subjects of the population that are not trained on."""
         scans = _people(config, held_out=True)
         return cls(config, scans, "validation")
+
+    def prepare(self) -> None:
+        """Make all subjects and pairs now, in ``num_workers`` processes; else each is made when it is first drawn."""
+        if self.config.variety.population:
+            self._kept.update(_made_apart(self._new_subject, self.config.subjects, self.config, "draw subjects"))
+        self._pairs.update(_made_apart(self._new_pair, self.config.pairs, self.config, "simulate pairs"))
 
     def item(self, seed: int) -> Item:
         """``image`` (clean), ``input`` (degraded) ``(1, *patch)``, ``strength`` ``()``, and ``inpaint_mask``."""
@@ -129,10 +147,13 @@ class ScanSource:
         stream = torch.Generator().manual_seed(seed)
         index = int(torch.randint(self.config.pairs, (), generator=stream))
         if index not in self._pairs:
-            made = self._simulated(derive_seed(self.config.seed, self.purpose, "pair", index))
-            self._pairs[index] = {key: value.half() if value.ndim else value for key, value in made.items()}
+            self._pairs[index] = self._new_pair(index)
         axes = [1 + a for a in range(len(self.outer)) if int(torch.randint(2, (), generator=stream))]
         return {key: value.float().flip(axes) if value.ndim else value for key, value in self._pairs[index].items()}
+
+    def _new_pair(self, index: int) -> Item:
+        made = self._simulated(derive_seed(self.config.seed, self.purpose, "pair", index))
+        return {key: value.half() if value.ndim else value for key, value in made.items()}
 
     def _simulated(self, seed: int) -> Item:
         stream = torch.Generator().manual_seed(seed)
@@ -149,7 +170,13 @@ class ScanSource:
         hole = random_holes(
             config.grid.size, config.grid.spacing, config.hole_diameter_mm, config.holes, derive_seed(seed, "hole")
         )
-        return {"image": clean, "input": pulled(clean, hole), "strength": torch.tensor(0.0), "inpaint_mask": hole}
+        start = kriged(clean[0].numpy(), hole[0].numpy() > 0.5, config.grid.spacing, CONTINUATION_MM)
+        return {
+            "image": clean,
+            "input": torch.from_numpy(start)[None].float(),
+            "strength": torch.tensor(0.0),
+            "inpaint_mask": hole,
+        }
 
     def _patch(self, stream: torch.Generator) -> Tensor:
         """``(1, *outer)`` of a scan, with something to see in it."""
@@ -159,7 +186,13 @@ class ScanSource:
         else:
             volume = self.scans.volumes[int(torch.multinomial(self._weights, 1, generator=stream))]
         for _ in range(TRIES):
-            image = volume if volume.ndim == len(self.outer) + 1 else _slice(volume, stream)
+            if self.config.variety.bend_mm:
+                bend = self.config.variety.bend_mm
+                patch = warped_patch(volume, self.outer, self.config.grid.spacing, bend, stream)
+                if float((patch > SHOWN).float().mean()) >= LEAST_SHOWN:
+                    break
+                continue
+            image = volume if volume.ndim == len(self.outer) + 1 else random_slice(volume, stream)
             if any(n < want for n, want in zip(image.shape[1:], self.outer, strict=True)):
                 larger = [max(n, want) for n, want in zip(image.shape[1:], self.outer, strict=True)]
                 image = fitted(image.float(), larger, "area")
@@ -172,23 +205,58 @@ class ScanSource:
         """A subject of the population, kept in memory."""
         index = int(torch.randint(self.config.subjects, (), generator=stream))
         if index not in self._kept:
-            seed = derive_seed(self.config.seed, self.purpose, index)
-            self._kept[index] = _subject(self.config, self.outer, seed, index % 2 == 1)
+            self._kept[index] = self._new_subject(index)
         return self._kept[index]
 
+    def _new_subject(self, index: int) -> Tensor:
+        return _subject(self.config, self.outer, derive_seed(self.config.seed, self.purpose, index), index % 2 == 1)
+
     def _varied(self, patch: Tensor, stream: torch.Generator) -> Tensor:
-        """Axes exchanged and mirrored, intensities through a curve."""
+        """Axes exchanged and mirrored, intensities through a curve, lesions planted."""
         variety = self.config.variety
-        if variety.turn:
-            patch = _turned(patch, stream)
+        patch = reoriented(patch, variety, stream)
         if float(torch.rand((), generator=stream)) < variety.contrast and self.config.scaling == "percentile":
             patch = _recoloured(patch, stream)
+        if variety.lesions and float(torch.rand((), generator=stream)) < variety.lesions:
+            patch = planted(patch, self.config.grid.spacing, SHOWN, stream)
         if variety.smooth and float(torch.rand((), generator=stream)) < variety.smooth:
             width = variety.smooth_mm * float(torch.rand((), generator=stream))
             patch = Blur(patch.shape[1:], max(width, 1e-3), self.config.grid.spacing).forward(patch[None])[0]
         if self.config.scaling == "percentile":
             patch = patch * math.exp(variety.gain * (2 * float(torch.rand((), generator=stream)) - 1))
         return patch
+
+
+class _Each(Dataset[Any]):
+    """``make(0)``, ``make(1)``, ..."""
+
+    def __init__(self, make: Callable[[int], Any], count: int) -> None:
+        self.make = make
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(index)
+
+
+def _made_apart(make: Callable[[int], Any], count: int, config: RestorerConfig, what: str) -> dict[int, Any]:
+    """``{index: make(index)}``, made by worker processes, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    loader: DataLoader[Any] = DataLoader(
+        _Each(make, count), batch_size=None, num_workers=config.num_workers, generator=torch.Generator()
+    )
+    made = enumerate(track(loader, what, count, console=console, disable=not console.is_terminal))
+    return {index: _copied(value) for index, value in made}
+
+
+def _copied(value: Any) -> Any:
+    """Out of the memory that is shared with the process that made it, which counts as an open file each."""
+    return value.clone() if isinstance(value, Tensor) else {key: part.clone() for key, part in value.items()}
 
 
 def _people(config: RestorerConfig, held_out: bool, limit: int | None = None) -> Scans | None:
@@ -198,7 +266,15 @@ def _people(config: RestorerConfig, held_out: bool, limit: int | None = None) ->
     taken = [case for case in cases if case.held_out(config.held_out_endings) == held_out]
     if not taken and not held_out:
         raise MedgenError(f"data '{config.data}': nobody is left after holding out {list(config.held_out_endings)}.")
-    return Scans.read(config, taken[:limit]) if taken else None
+    scans = Scans.read(config, taken[:limit]) if taken else None
+    if scans is None or scans.volumes:
+        return scans
+    if held_out:
+        return None
+    raise MedgenError(
+        f"data '{config.data}': every scan is smaller than half a patch of {list(config.grid.size)} voxels of "
+        f"{config.grid.spacing[0]:g} mm. Set a smaller grid#size, or variety#bend_mm=0."
+    )
 
 
 def _subject(config: RestorerConfig, outer: Sequence[int], seed: int, from_label: bool) -> Tensor:
@@ -221,14 +297,16 @@ def _subject(config: RestorerConfig, outer: Sequence[int], seed: int, from_label
     return to_model_unit(image, "percentile").to(torch.float16)
 
 
-def _slice(volume: Tensor, stream: torch.Generator) -> Tensor:
+def random_slice(volume: Tensor, stream: torch.Generator) -> Tensor:
     """A random slice ``(1, ...)`` of a volume, across any axis."""
     axis = 1 + int(torch.randint(3, (), generator=stream))
     return volume.select(axis, int(torch.randint(volume.shape[axis], (), generator=stream)))
 
 
-def _turned(patch: Tensor, stream: torch.Generator) -> Tensor:
-    """Mirrored along random axes; axes of equal length exchanged."""
+def reoriented(patch: Tensor, variety: Variety, stream: torch.Generator) -> Tensor:
+    """With ``turn`` mirrored along random axes, and axes of equal length exchanged; else as ``mirror`` says."""
+    if not variety.turn:
+        return patch.flip(1) if variety.mirror and int(torch.randint(2, (), generator=stream)) else patch
     dims = patch.ndim - 1
     flips = [1 + a for a in range(dims) if int(torch.randint(2, (), generator=stream))]
     order = (1 + torch.randperm(dims, generator=stream)).tolist()

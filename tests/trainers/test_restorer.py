@@ -14,8 +14,10 @@ from medgen.models import load_model
 from medgen.trainers import train
 from medgen.trainers.config import load_config
 from medgen.trainers.data import Items, make_source
-from medgen.trainers.restorer import restoration_loss
+from medgen.trainers.lesions import planted
+from medgen.trainers.restorer import filling_loss, restoration_loss
 from medgen.trainers.scans import ScanSource, strength_of
+from medgen.trainers.warping import warped_patch
 
 CONTENT: dict[str, Any] = {
     "family": "restorer",
@@ -141,12 +143,11 @@ def test_the_loss_is_least_where_the_expected_error_is_right() -> None:
     stream = torch.Generator().manual_seed(0)
     clean = torch.randn(2, 1, 16, 16, 16, generator=stream)
     error = 0.3 * torch.randn(clean.shape, generator=stream)
-    whole = torch.ones_like(clean)
 
     def loss(log_std: float) -> float:
         # the weight is without gradient: the slope tells, not the value
         level = torch.full_like(clean, log_std, requires_grad=True)
-        restoration_loss(clean + error, level, clean, whole)[0].backward()
+        restoration_loss(clean + error, level, clean)[0].backward()
         assert level.grad is not None
         return float(level.grad.sum())
 
@@ -155,13 +156,72 @@ def test_the_loss_is_least_where_the_expected_error_is_right() -> None:
     assert abs(loss(right)) < 0.05
 
 
-def test_voxels_that_do_not_count() -> None:
-    clean, mean = torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4)
-    mean[..., 0] = 7.0
-    counted = torch.ones_like(clean)
-    counted[..., 0] = 0
-    assert float(restoration_loss(mean, None, clean, counted)[1]) == 0
-    assert float(restoration_loss(mean, None, clean, torch.ones_like(clean))[1]) == pytest.approx(3.5)
+def test_the_loss_of_holes_counts_holes_alone_and_each_alike() -> None:
+    stream = torch.Generator().manual_seed(0)
+    hole = torch.zeros(2, 1, 12, 12, 12)
+    hole[..., :6] = 1
+    clean = torch.rand(hole.shape, generator=stream)
+    scale = torch.tensor([1.0, 0.01]).reshape(2, 1, 1, 1, 1)
+    mean = (clean + 0.5 * scale).requires_grad_()
+    loss, error = filling_loss(mean, None, clean, clean + scale, hole)
+    assert loss.item() == pytest.approx(0.5)
+    assert error.item() == pytest.approx(0.5 * (0.5 * (1 + 1e-4)) ** 0.5)
+    loss.backward()
+    assert mean.grad is not None
+    assert not bool(mean.grad[hole < 0.5].any())
+    assert float(mean.grad[1].sum()) == pytest.approx(100 * float(mean.grad[0].sum()))
+
+
+def test_the_expected_error_of_holes_is_right_for_laplace_errors() -> None:
+    stream = torch.Generator().manual_seed(0)
+    off = torch.distributions.Laplace(0.0, 0.2).icdf(
+        torch.rand(1, 1, 40, 40, 40, generator=stream).clamp(1e-6, 1 - 1e-6)
+    )
+    clean, hole = torch.zeros_like(off), torch.ones_like(off)
+
+    def slope(std: float) -> float:
+        level = torch.full_like(off, std).log().requires_grad_()
+        filling_loss(off, level, clean, off, hole)[0].backward()
+        assert level.grad is not None
+        return float(level.grad.sum())
+
+    right = 0.2 * 2**0.5
+    assert slope(0.95 * right) < 0 < slope(1.05 * right)
+
+
+def test_subjects_and_pairs_made_by_processes_are_those_made_one_by_one(config: Any) -> None:
+    changes: dict[str, Any] = {
+        "grid": {"spacing": [4.0] * 3, "size": [16, 16, 16]}, "variety": {"population": 0.5}, "subjects": 3, "pairs": 4
+    }  # fmt: skip
+    alone = ScanSource.training(load_config(config(**changes)))
+    ahead = ScanSource.training(load_config(config(**changes, num_workers=2, steps=50)))
+    assert (len(ahead._kept), len(ahead._pairs), len(alone._kept)) == (3, 4, 0)
+    for seed in range(6):
+        one, other = alone.item(seed), ahead.item(seed)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_planted_lesions_are_small_and_of_the_drawn_contrast() -> None:
+    patch = torch.full((1, 48, 48, 48), 0.5)
+    patch[:, :10] = 0
+    changed = []
+    for seed in range(20):
+        made = planted(patch, (1.0, 1.0, 1.0), 0.05, torch.Generator().manual_seed(seed))
+        ratio = (made / patch)[patch > 0] - 1
+        assert 0.05 < float(ratio.abs().max()) < 3
+        assert not bool(made[patch == 0].any())
+        changed.append(float((ratio.abs() > 0.05).float().sum()))
+    assert min(changed) > 20
+    assert max(changed) < 8 * 4 / 3 * 3.1416 * 8.6**3
+    assert planted(patch[..., 0], (1.0, 1.0), 0.05, torch.Generator().manual_seed(1)).shape == patch[..., 0].shape
+
+
+def test_a_patch_that_is_not_bent_is_the_volume() -> None:
+    volume = torch.rand(1, 20, 22, 24, generator=torch.Generator().manual_seed(0))
+    same = warped_patch(volume, (20, 22, 24), (2.0, 2.0, 2.0), 0.0, torch.Generator().manual_seed(1))
+    assert float((same - volume).abs().max()) < 1e-5
+    bent = warped_patch(volume, (20, 22, 24), (2.0, 2.0, 2.0), 6.0, torch.Generator().manual_seed(1))
+    assert float((bent - volume).abs().mean()) > 0.05
 
 
 def test_strength_of_what_has_none() -> None:

@@ -30,10 +30,13 @@ ROOT = Path(__file__).parents[2]
 HIPPOCAMPUS = ROOT / "tests" / "data" / "hippocampus"
 QUICK = (
     "rectified_flow_tiny", "latent_diffusion_tiny", "stylegan2_tiny", "vq_transformer_tiny", "restore_denoise_tiny",
+    "restore_self_denoise_tiny",
 )  # fmt: skip
 POPULATION = ("brain_t1", "brain_t1_inpaint", "brain_t1_whole")  # trained on the bundled population, tested elsewhere
 SIMULATED = ("restore_bias", "restore_bias_tiny", "restore_ct", "restore_ct_tiny")  # on that population alone
-SLOW = sorted(set(shipped_configs()) - {*QUICK, *POPULATION})
+BENT = ("restore_inpaint", "restore_inpaint_tiny")  # of whole heads: a hippocampus does not fill their patch
+RECIPES = ("bids", "brats", "ixi", "medmnist", "msd")  # of public data, tested on their layouts in test_data_recipes
+SLOW = sorted(set(shipped_configs()) - {*QUICK, *POPULATION, *RECIPES})
 
 
 def run(name: str, folder: Path, tmp_path: Path) -> None:
@@ -42,7 +45,7 @@ def run(name: str, folder: Path, tmp_path: Path) -> None:
     config = load_config(path)
     data = open_ms_tree(tmp_path / "open_ms") if config.data == "open_ms" else HIPPOCAMPUS
     held_out = [] if config.data == "open_ms" else ["held_out_endings=[1, 6]"]
-    given = [] if name in SIMULATED else [f"data={data}", *held_out]
+    given = [] if name in SIMULATED else ["data=colin27"] if name in BENT else [f"data={data}", *held_out]
     train(path, folder, given, fast_dev_run=True, progress=False, device="cpu")
     model = load_model(folder / "model", device="cpu")
     assert model.spec.name == config.name
@@ -70,7 +73,7 @@ def restored(model: RestorerModel) -> None:
     hole = torch.zeros(scan.shape)
     hole[:, 8:12, 8:12, 6:10] = 1
     mask = MetaTensor(hole, affine=affine) if model.spec.restores == "inpaint" else None
-    made = restore(scan, model, inpaint_mask=mask, guard="off")  # it is tiny
+    made = restore(scan, model.spec.restores, model, inpaint_mask=mask, guard="off")  # it is tiny
     assert made.image.shape[1:3] == scan.shape[1:3]
     assert bool(torch.isfinite(made.image).all())
 
