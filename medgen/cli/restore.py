@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["restore"]
 
 _LONGEST_TABLE = 40
+_WIDEST_NAME = 48
 
 
 @one_line_errors
@@ -47,6 +48,20 @@ def restore(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Write maps of the expected error and of the 90% interval, too.")
     ] = False,
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="K",
+            help="For denoise, superres, inpaint: draw K images that the scan allows, NAME_sample-1.nii.gz ...; OUT is "
+            "their mean, the maps of --uncertainty are theirs.",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="With --samples: of the first.")] = 0,
+    prior: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="With --samples of superres, inpaint: the denoising restorer drawn with."),
+    ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="For inpaint, on the scan's grid: 0 = keep, else fill. NIfTI or DICOM SEG."),
@@ -94,7 +109,8 @@ def restore(
 
     A DICOM series comes out as a derived series of the same study, anything else as NIfTI, each with a JSON file that
     says how it was made; OUT/report.json accounts for every file of INPUT. In a tree, what medgen made, derived and
-    diffusion series and localizers are skipped. Without a terminal, stderr has a JSON line for each scan.
+    diffusion series and localizers are skipped. Without a terminal, stderr has a JSON line for each scan; the README,
+    "Unattended runs", has its fields and those of the report.
 
     Exit status: 0: all is restored; 3: something was refused or failed, and the rest is restored; 1: nothing is
     restored; 2: wrong usage, or an OUT that exists without --overwrite or --resume; 130: interrupted.
@@ -104,19 +120,21 @@ def restore(
     from medgen.checks import MedgenError
     from medgen.io.convert import OutputExists
     from medgen.restoration.batch_process import Limits
-    from medgen.restoration.batch_select import parsed_selection
+    from medgen.restoration.batch_select import check_include, parsed_selection
     from medgen.restoration.restore_file import is_file_output
     from medgen.restoration.settings import RestoreSettings
 
     try:
         settings = RestoreSettings(
-            task, method, model, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti, guard
-        )
+            task, method, model, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti, guard,
+            samples, seed, prior,
+        )  # fmt: skip
         if select is not None:
             parsed_selection(select)
+        check_include(include or ())
+        limits = Limits(timeout, None if max_memory is None else int(max_memory * 2**30))
     except MedgenError as error:
         raise typer.BadParameter(str(error)) from None
-    limits = Limits(timeout, None if max_memory is None else int(max_memory * 2**30))
     try:
         with _quiet():
             if is_file_output(output):
@@ -194,15 +212,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _tell(summary: BatchSummary, output: Path) -> None:
-    """A table of the scans, a line for the files, a line for each code."""
+    """A table of the scans, a line for the files, a line for each code of what is no scan."""
     from medgen.io.listing import shown
 
     cases = summary.report["cases"]
     chosen = cases if len(cases) <= _LONGEST_TABLE else [row for row in cases if row["status"] != "restored"]
-    width = max((len(row["name"]) for row in chosen), default=0)
-    for row in chosen[:_LONGEST_TABLE]:
+    names = [shown(row["name"]) + (f" ({row['files']} files)" if row.get("files", 1) > 1 else "") for row in chosen]
+    width = min(_WIDEST_NAME, max(map(len, names), default=0))
+    for name, row in list(zip(names, chosen, strict=True))[:_LONGEST_TABLE]:
         what = row["path"] if row["status"] == "restored" else f"{row['code']}: {row['reason']}"
-        typer.echo(f"{row['name']:<{width}}  {row['status']:<8}  {shown(what)}")
+        typer.echo(f"{name:<{width}}  {row['status']:<8}  {shown(what)}")
     if len(chosen) > _LONGEST_TABLE:
         typer.echo(f"... and {len(chosen) - _LONGEST_TABLE} more: see the report")
     counts, kept = summary.report["counts"], f", {summary.kept} of them before" if summary.kept else ""
@@ -216,3 +235,5 @@ def _tell(summary: BatchSummary, output: Path) -> None:
     for code, texts in sorted(codes.items()):
         typer.echo(f"{code}: {shown(texts[0])}" + (f" ({len(texts) - 1} more)" if len(texts) > 1 else ""))
     typer.echo(f"report: {shown(output / 'report.json')}")
+    if summary.warning and _log() is None:  # which has it already
+        warn(summary.warning)

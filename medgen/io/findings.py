@@ -83,7 +83,12 @@ CODES: dict[str, str] = {
     "SEVERAL_VOLUMES": "several volumes where one is needed",
     "UNWRITABLE": "a volume that the output format cannot hold",
     "GRIDS_DIFFER": "volumes that must share a grid do not",
-    "REFUSED": "a volume that the method or the model does not take; the text says why",
+    "EXCLUDED": "a volume that the model's card excludes; the text has the card's line",
+    "NO_MODEL": "no bundled model does this task for this modality",
+    "WRONG_OPTION": "an option that the task does not heed, or out of its range, or a model of another kind",
+    "NO_MASK": "there is no mask of what is to be filled",
+    "BAD_MASK": "a mask that is empty, covers the whole volume, or holds other values than 0 and 1",
+    "REFUSED": "a volume that the method or the model does not take for another reason; the text says why",
     # failed: a volume that could not be finished
     "TIMEOUT": "more time than was allowed",
     "OUT_OF_MEMORY": "more memory than was allowed, or than there is",

@@ -1,4 +1,4 @@
-"""One process at a time for an output folder."""
+"""One process at a time for an output: a folder, or a file and what lies beside it."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ LOCK = ".medgen-lock"
 
 
 class Locked(MedgenError):
-    """Another process works in the folder."""
+    """Another process writes the output."""
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock in the block.
+def locked(output: Path, stem: str | None = None) -> Iterator[None]:
+    """Holds an output's lock in the block.
 
     The system gives the lock back when the process that holds it ends, however it ends: a lock file that a dead process
     left is taken over.
 
     Args:
-        folder: exists.
+        output: a folder that exists, or a file in one.
+        stem: of a file: what its name and those of the files that belong to it begin with. None: it is a folder.
 
     Raises:
         Locked: a process that lives has it.
     """
-    path = folder / LOCK
+    path = output / LOCK if stem is None else output.with_name(f"{LOCK}-{stem}")
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _taken(descriptor):
                 holder = os.read(descriptor, 200).decode("ascii", "replace").strip() or "another process"
-                raise Locked(f"'{folder}' is in use by {holder}. Wait until it ends, or choose another output.")
+                raise Locked(f"'{output}' is in use by {holder}. Wait until it ends, or choose another output.")
             if _is_file(path, descriptor):
                 _sign(descriptor)
                 try:

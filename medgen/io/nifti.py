@@ -87,8 +87,9 @@ def _binary(data: np.ndarray, path: Path) -> np.ndarray:
     """An inpaint mask as uint8 0/1; more than two values are refused."""
     values = np.unique(data)
     if values.size > 2 or (values.size == 2 and values[0] != 0):
-        raise MedgenError(
+        raise Refused(
+            "BAD_MASK",
             f"inpaint_mask '{path}' holds {values.size} values from {values[0]:g} to {values[-1]:g}; "
-            "two are needed, 0 = keep and one other = regenerate. Threshold it first."
+            "two are needed, 0 = keep and one other = regenerate. Threshold it first.",
         )
     return (data != 0).astype(np.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 from medgen.geometry import affine_fault
 from medgen.io.findings import Finding, Refused
 
-__all__ = ["chosen_affine"]
+__all__ = ["chosen_affine", "form_codes"]
 
 _CODES = range(6)
 _TO_MM = {1: ("m", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}
@@ -71,6 +71,24 @@ def chosen_affine(fields: Any, shape: Sequence[int], name: str) -> tuple[np.ndar
         text = f"pixdim has {_numbers(told)}, the sform {_numbers(have)}, which was used"
         findings.append(Finding("SPACING_DISAGREES", text))
     return _in_mm(used, int(fields["xyzt_units"]) & 7, findings, name), findings
+
+
+def form_codes(fields: Any, findings: Sequence[Finding]) -> tuple[int, int]:
+    """sform_code and qform_code that are true of the affine that was chosen.
+
+    Args:
+        fields: of the header, which has an affine.
+        findings: about it, of :func:`chosen_affine`.
+
+    Returns:
+        Those of the header; 0 for a form that places voxels elsewhere or has an unknown code and was not used, 1
+        (scanner) for one with an unknown code that was.
+    """
+    sform, qform = (int(fields[f"{form}_code"]) for form in ("sform", "qform"))
+    if any(finding.code == "SFORM_QFORM_DISAGREE" for finding in findings):
+        qform = 0
+    sform, qform = (code if code in _CODES else 0 for code in (sform, qform))
+    return (sform, qform) if sform or qform else (1, 0)
 
 
 def _sform(fields: Any) -> np.ndarray:

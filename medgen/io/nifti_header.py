@@ -16,7 +16,7 @@ from nibabel.nifti1 import header_dtype as _DTYPE_1
 from nibabel.nifti2 import header_dtype as _DTYPE_2
 
 from medgen.io.findings import Finding, Refused
-from medgen.io.nifti_affine import chosen_affine
+from medgen.io.nifti_affine import chosen_affine, form_codes
 
 __all__ = ["HEADER_BYTES", "MARK", "PROCESSED", "NiftiHeader", "Stored", "mark_of", "parse_header"]
 
@@ -90,6 +90,7 @@ class NiftiHeader:
         findings: what is to be said.
         synthetic: whether the file bears the :data:`MARK`.
         processed: whether it bears :data:`PROCESSED` instead.
+        form_codes: sform_code and qform_code of a copy with another affine: 0 of a form that places voxels elsewhere.
     """
 
     shape: tuple[int, ...]
@@ -100,6 +101,7 @@ class NiftiHeader:
     findings: tuple[Finding, ...]
     synthetic: bool = False
     processed: bool = False
+    form_codes: tuple[int, int] = (1, 1)
 
     @property
     def space(self) -> tuple[int, int, int]:
@@ -142,7 +144,8 @@ def parse_header(block: bytes, name: str) -> NiftiHeader:
     if marked:
         findings.append(Finding("SYNTHETIC", "the file says that it is synthetic, in whole or in part"))
     processed = _is_marked(block, size, order, PROCESSED)
-    return NiftiHeader(shape, stored, offset, single, affine, (*findings, *more), marked, processed)
+    codes = (1, 1) if affine is None else form_codes(fields, more)
+    return NiftiHeader(shape, stored, offset, single, affine, (*findings, *more), marked, processed, codes)
 
 
 def mark_of(order: str = "<", text: bytes = MARK) -> bytes:

@@ -68,7 +68,8 @@ class NiftiSource:
         """Values ``(C, X, Y, Z)``, C = 1 except for colours (3 or 4) and complex numbers (2: real, imaginary).
 
         The array keeps the file's memory order (first axis fastest). ``meta`` says how the numbers were stored:
-        ``stored_dtype``, ``scl_slope``, ``scl_inter``; and whether the file is marked ``synthetic``.
+        ``stored_dtype``, ``scl_slope``, ``scl_inter``; what the affine refers to: ``form_codes`` (of sform and qform);
+        and whether the file is marked ``synthetic``.
 
         Args:
             as_float: float32 in any case.
@@ -91,6 +92,7 @@ class NiftiSource:
             "stored_dtype": stored.name,
             "scl_slope": stored.slope,
             "scl_inter": stored.inter,
+            "form_codes": self.header.form_codes,
             "synthetic": self.header.synthetic,
         }
         array = torch.from_numpy(values.reshape(z, y, x, stored.channels).T)

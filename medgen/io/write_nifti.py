@@ -3,7 +3,7 @@
 A volume that was read from a file brings along how its numbers were stored there (``meta``: ``stored_dtype``,
 ``scl_slope``, ``scl_inter``). They are stored so again where that holds the values: all in range, and rounding to
 stored numbers (root mean square of a uniform error, ``slope / sqrt(12)``) at most 1 % of the values' standard
-deviation, or next to none at all.
+deviation, or next to none at all. Its sform_code and qform_code (``meta``: ``form_codes``) stay, too.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def write_nifti(
             array, target, slope, inter, findings = _as_stored(array, meta)
         array = cast_to(array, target, f"write_nifti: '{path.name}'")
     mark = MARK if synthetic or meta.get("synthetic") else PROCESSED if processed else None
-    write_pieces(path, _pieces(array, matrix, slope, inter, mark))
+    write_pieces(path, _pieces(array, (matrix, meta.get("form_codes", (1, 1))), slope, inter, mark))
     return findings
 
 
@@ -231,16 +231,23 @@ def _stored_records(volume: torch.Tensor, meta: Mapping[str, Any]) -> np.ndarray
 
 
 def _pieces(
-    array: np.ndarray, affine: np.ndarray, slope: float, inter: float, text: bytes | None
+    array: np.ndarray, place: tuple[np.ndarray, tuple[int, int]], slope: float, inter: float, text: bytes | None
 ) -> Iterator[memoryview]:
-    """The plain bytes of a NIfTI-1 file (NIfTI-2 where an axis is too long for it), some slices at a time."""
+    """The plain bytes of a NIfTI-1 file (NIfTI-2 where an axis is too long for it), some slices at a time.
+
+    Args:
+        array: stored numbers ``(X, Y, Z)``.
+        place: affine, RAS+ mm, and the codes of sform and qform.
+        slope: of the scaling.
+        inter: of the scaling.
+        text: of the mark.
+    """
     kind = nib.Nifti1Header if max(array.shape) < 2**15 else nib.Nifti2Header
     header = kind()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)
     header.set_xyzt_units("mm")
-    header.set_qform(affine, code=1)
-    header.set_sform(affine, code=1)
+    _set_forms(header, *place)
     if (slope, inter) != (1.0, 0.0):
         header.set_slope_inter(slope, inter)
     header["magic"] = kind.single_magic
@@ -255,6 +262,15 @@ def _pieces(
             _transpose(part, slab)
             part = slab[: len(part)]
         yield part.reshape(-1).view(np.uint8).data
+
+
+def _set_forms(header: nib.Nifti1Header, affine: np.ndarray, codes: tuple[int, int]) -> None:
+    """Both forms with their codes; a sheared affine, which no qform holds, has an sform in any case."""
+    sform, qform = codes
+    header.set_qform(affine, code=qform)
+    if not sform and not np.allclose(header.get_qform(), affine, rtol=1e-4, atol=1e-3):
+        sform = qform
+    header.set_sform(affine, code=sform)
 
 
 def _transpose(source: np.ndarray, target: np.ndarray) -> None:

@@ -15,25 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from medgen import __version__
-from medgen.checks import MedgenError, check_count, check_positive
+from medgen.checks import MedgenError, check_count
 from medgen.io.atomic import remove_unfinished, write_json
 from medgen.io.convert import OutputExists, check_output, source_fingerprint
-from medgen.io.findings import ReadOptions, VolumeSource
+from medgen.io.findings import ReadOptions, Refused, VolumeSource
 from medgen.io.journal import REPORT, read_json
 from medgen.io.lock import LOCK, locked
 from medgen.restoration.batch_case import Case, Row, clear_case, finished_row, own_outputs, remove_series
-from medgen.restoration.batch_inputs import Inputs, file_rows, found_inputs
+from medgen.restoration.batch_inputs import Inputs, file_rows, found_inputs, selection_text
 from medgen.restoration.batch_process import Limits, outcomes
-from medgen.restoration.batch_select import LEFT_ALONE, Condition, is_own_json, parsed_selection
+from medgen.restoration.batch_select import Condition, check_include, is_own_json, parsed_selection
 from medgen.restoration.settings import RestoreSettings
-from medgen.restoration.write_restored import MAPS
+from medgen.restoration.write_restored import MAPS, further_files
 from medgen.restoration.written import Files
 
 __all__ = ["BatchSummary", "Limits", "restore_batch"]
 
 PLAN = ".medgen-restore.json"
 STATES = ("restored", "skipped", "refused", "failed")
-MAP_FOLDER = "uncertainty"
+MAP_FOLDER, SAMPLE_FOLDER = "uncertainty", "samples"
 
 Progress = Callable[[int, int], None]
 Log = Callable[[dict[str, Any]], None]
@@ -49,12 +49,14 @@ class BatchSummary:
         kept: scans that an earlier run had finished.
         status: 0: all that was to be restored is; 3: something was refused or failed, the rest is restored; 1: nothing
             is restored.
+        warning: what is to be said of the whole run; empty: nothing.
     """
 
     report: dict[str, Any]
     made: int
     kept: int
     status: int
+    warning: str = ""
 
 
 def restore_batch(
@@ -89,7 +91,7 @@ def restore_batch(
         include: of ``OWN_OUTPUT``, ``DERIVED``, ``DIFFUSION``, which are skipped otherwise.
         limits: of time and memory, of each scan.
         progress: called with (finished, total) scans.
-        log: called once for each scan: ``event``, ``case``, ``status``, ``code``, ``reason``, ``seconds``, ...
+        log: called once for each scan, and with a warning; the README has the fields.
 
     Returns:
         What was done; ``report["files"]`` has every file of ``source`` once, ``report["cases"]`` every scan taken.
@@ -100,8 +102,7 @@ def restore_batch(
         OSError: the disk is full, or the like: what is finished stays, ``resume`` continues.
     """
     source, folder = Path(source), Path(destination)
-    conditions = _checked(source, jobs, select, include, limits)
-    settings.fingerprint()  # a model that is none ends it here
+    conditions = _checked(source, jobs, select, include)
     for given in (source, *(() if settings.mask is None else (settings.mask,))):
         check_output(given, folder, resume=resume, overwrite=overwrite, rows="cases", made_by="restoration")
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +115,7 @@ def restore_batch(
         kept = len(rows)
         waiting = [position for position in cases if position not in rows]
         told = _Told(len(cases), progress, log)
+        told.found(inputs)
         for position in rows:
             told.kept(cases[position])
         with closing(outcomes([cases[position] for position in waiting], jobs, limits)) as made:
@@ -126,16 +128,9 @@ def restore_batch(
     return summary
 
 
-def _checked(
-    source: Path, jobs: int, select: str | None, include: Sequence[str], limits: Limits
-) -> tuple[Condition, ...]:
+def _checked(source: Path, jobs: int, select: str | None, include: Sequence[str]) -> tuple[Condition, ...]:
     check_count("restore", "jobs", jobs)
-    for name, value in (("timeout", limits.seconds), ("max_memory", limits.memory_bytes)):
-        if value is not None:
-            check_positive("restore", name, value)
-    wrong = [code for code in include if code not in LEFT_ALONE]
-    if wrong:
-        raise MedgenError(f"restore: include must be of {', '.join(LEFT_ALONE)}. Got {wrong[0]!r}. Correct it.")
+    check_include(include)
     if not os.path.lexists(source):
         raise MedgenError(f"source '{source}' does not exist. Check the path.")
     return () if select is None else parsed_selection(select)
@@ -154,15 +149,16 @@ def _case(volume: VolumeSource, inputs: Inputs, position: int, folder: Path, set
     name, fault = inputs.names[position], ""
     try:
         settings = settings.with_model(str(getattr(volume, "modality", "")))
-    except MedgenError as error:
-        fault = str(error)
+    except Refused as error:
+        fault = error.reason
     of_series = hasattr(volume, "series_uid") and not settings.nifti
-    maps = MAPS if settings.uncertainty else ()
+    kinds = further_files(settings.uncertainty, settings.samples)
+    folders = {kind: folder / (MAP_FOLDER if kind in MAPS else SAMPLE_FOLDER) for kind in kinds}
     files = Files(
         folder / (name if of_series else f"{name}.nii.gz"),
         folder / f"{name}.json",
         of_series,
-        {kind: folder / MAP_FOLDER / f"{name}_{kind}.nii.gz" for kind in maps},
+        {kind: folders[kind] / f"{name}_{kind}.nii.gz" for kind in kinds},
     )
     parts = [source_fingerprint(volume, inputs.found, ReadOptions()), settings.fingerprint(), name]
     mark = hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -186,7 +182,8 @@ def _started(folder: Path, cases: dict[int, Case], resume: bool) -> dict[int, Ro
     if foreign:
         raise OutputExists(f"'{folder / foreign[0]}' was not written by a restoration. Choose another output.")
     remove_unfinished(folder)
-    remove_unfinished(folder / MAP_FOLDER)
+    for further in (MAP_FOLDER, SAMPLE_FOLDER):
+        remove_unfinished(folder / further)
     rows: dict[int, Row] = {}
     if resume:
         found = {position: finished_row(case) for position, case in cases.items()}
@@ -234,9 +231,9 @@ def _remove_earlier(folder: Path) -> None:
         for name in own_outputs(record):
             (folder / name).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
-    maps = folder / MAP_FOLDER
-    if maps.is_dir() and not any(maps.iterdir()):
-        maps.rmdir()
+    for name in (MAP_FOLDER, SAMPLE_FOLDER):
+        if (folder / name).is_dir() and not any((folder / name).iterdir()):
+            (folder / name).rmdir()
 
 
 class _Told:
@@ -244,6 +241,15 @@ class _Told:
 
     def __init__(self, total: int, progress: Progress | None, log: Log | None) -> None:
         self.total, self.progress, self.log, self.count = total, progress, log, 0
+
+    def found(self, inputs: Inputs) -> None:
+        """What is known before any scan is restored."""
+        if self.log is None:
+            return
+        for row in inputs.unread_rows():
+            self.log({"event": "case", "case": row["name"], **{key: row[key] for key in row if key != "name"}})
+        if _warning(inputs):
+            self.log({"event": "warning", "reason": _warning(inputs)})
 
     def kept(self, case: Case) -> None:
         self._tell({"event": "case", "case": case.name, "status": "kept"})
@@ -263,8 +269,8 @@ class _Told:
 def _summary(inputs: Inputs, settings: RestoreSettings, rows: dict[int, Row], kept: int) -> BatchSummary:
     """The report has no time and no path beyond input and output: a rerun gives the same bytes."""
     files = file_rows(inputs, rows)
-    cases = sorted(rows.values(), key=lambda row: str(row["name"]))
-    report = {
+    cases = sorted([*rows.values(), *inputs.unread_rows()], key=lambda row: str(row["name"]))
+    report: dict[str, Any] = {
         "medgen": __version__,
         "task": settings.task,
         "method": settings.method,
@@ -276,9 +282,16 @@ def _summary(inputs: Inputs, settings: RestoreSettings, rows: dict[int, Row], ke
             "cases": {"found": len(cases), **_counts(cases)},
         },
     }
+    if inputs.selection is not None:
+        report["select"] = inputs.selection
     made = sum(row["status"] == "restored" for row in cases)
     faults = any(row["status"] in ("refused", "failed") for row in (*files, *cases))
-    return BatchSummary(report, made - kept, kept, 1 if not made else 3 if faults else 0)
+    return BatchSummary(report, made - kept, kept, 1 if not made else 3 if faults else 0, _warning(inputs))
+
+
+def _warning(inputs: Inputs) -> str:
+    selection = inputs.selection
+    return selection_text(selection) if selection is not None and not selection["selected"] else ""
 
 
 def _counts(rows: Iterable[Row]) -> dict[str, int]:

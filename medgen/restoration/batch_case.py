@@ -25,7 +25,7 @@ from medgen.io.findings import Refused, VolumeSource
 from medgen.io.journal import file_sha256, read_json
 from medgen.io.listing import as_text
 from medgen.io.report import findings_of
-from medgen.restoration.restore import Restored
+from medgen.restoration.restored import Restored
 from medgen.restoration.settings import RestoreSettings
 from medgen.restoration.written import NIFTI, Files
 
@@ -35,14 +35,21 @@ if TYPE_CHECKING:
     from medgen.restoration.scans import Scan
 
 __all__ = [
-    "Case", "DiskFault", "case_row", "clear_case", "finished_row", "own_outputs", "redacted", "remove_series",
-    "run_case",
+    "Case", "DiskFault", "case_row", "clear_case", "description", "finished_row", "own_outputs", "redacted",
+    "remove_series", "run_case",
 ]  # fmt: skip
 
 Row = dict[str, Any]
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _HIDDEN = "[removed]"
+_DONE = {
+    "denoise": "denoised", "superres": "thin slices", "inpaint": "inpainted", "motion": "motion corrected",
+    "bias": "bias corrected",
+}  # fmt: skip
+_BY = " (medgen)"
+_LONGEST = 64  # characters of a DICOM description
+_PARSING = (ValueError, LookupError, AttributeError, TypeError, NotImplementedError)
 
 
 class DiskFault(MedgenError):
@@ -163,21 +170,52 @@ def redacted(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
+def description(source: VolumeSource, task: str, secrets: Sequence[str]) -> str:
+    """The SeriesDescription of a derived series: the source's, without what tells the patient, and what was done.
+
+    Args:
+        source: a volume; one that is no DICOM has no description.
+        task: see :class:`~medgen.restoration.settings.RestoreSettings`.
+        secrets: what tells the patient.
+
+    Returns:
+        At most 64 characters.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> description(SimpleNamespace(header={"SeriesDescription": "T1 MPRAGE Doe"}), "denoise", ["Doe"])
+        'T1 MPRAGE, denoised (medgen)'
+    """
+    done = _DONE[task] + _BY
+    try:
+        given = str(getattr(source, "header", {}).get("SeriesDescription") or "")
+    except _PARSING:  # a damaged header
+        given = ""
+    text = redacted(given, secrets).replace(_HIDDEN, " ").removesuffix(_BY)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = text[: _LONGEST - len(done) - 2].strip(" ,-_^")
+    return f"{text}, {done}" if text else done
+
+
 def _row_of(case: Case) -> Row:
     from medgen.restoration.scans import read_hole
+    from medgen.restoration.thick_slices import thick_axis
     from medgen.restoration.write_restored import write_restored
 
     if case.settings_fault:
-        raise MedgenError(case.settings_fault)
+        raise Refused("NO_MODEL", case.settings_fault)
     scan = _scan(case)
-    _check_worth(scan, case.settings)
+    if case.settings.task == "superres":
+        spacing = tuple(float(step) for step in spacing_of(np.asarray(scan.volume.affine.cpu())))
+        thick_axis(spacing, case.settings.target_spacing)  # thin slices need no thinning: no fault of the scan
     hole, digests = None, {"image_sha256": scan.sha256}
     if case.settings.mask is not None:
         hole, digests["inpaint_mask_sha256"] = read_hole(case.settings.mask, scan)
     restored, said = _restored(scan.volume, hole, case.settings)
     record = _record(case, restored, scan, digests)
     mask = None if hole is None else hole.as_tensor()
-    clipped, remarks = write_restored(case.files, scan, case.source, restored, record, mask)
+    told = description(case.source, case.settings.task, case.secrets)
+    clipped, remarks = write_restored(case.files, scan, case.source, restored, record, mask, told)
     remarks = (*restored.remarks, *said, *remarks)
     if case.settings.uncertainty and not _maps(case, restored):
         remarks = (*remarks, "this method says nothing of its expected error: there is no map of it.")
@@ -216,18 +254,6 @@ def _scan(case: Case) -> Scan:
     return scan
 
 
-def _check_worth(scan: Scan, settings: RestoreSettings) -> None:
-    """Thin slices need no thinning: that is no fault of the scan."""
-    from medgen.restoration.thick_slices import thick_axis
-
-    if settings.task == "superres":
-        spacing = tuple(float(step) for step in spacing_of(np.asarray(scan.volume.affine.cpu())))
-        try:
-            thick_axis(spacing, settings.target_spacing)
-        except MedgenError as error:
-            raise Refused("NOTHING_TO_DO", str(error)) from None
-
-
 def _restored(
     volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSettings
 ) -> tuple[Restored, tuple[str, ...]]:
@@ -259,14 +285,16 @@ def _on_device(volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSet
         )
     from medgen.restoration import restore as module
 
-    options: dict[str, Any] = {"inpaint_mask": hole, "device": settings.device, "guard": settings.guard}
+    options: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("device", "guard", "samples", "seed", "prior")
+    } | {"inpaint_mask": hole}
     if volume.meta.get("modality"):
         options["modality"] = volume.meta["modality"]
     for name in ("noise_level", "target_spacing", "slice_profile"):
         if getattr(settings, name) is not None:
             options[name] = getattr(settings, name)
     try:
-        return module.restore(volume, settings.model or "", **options)
+        return module.restore(volume, settings.task, settings.model, **options)
     except torch.OutOfMemoryError:
         return None
 

@@ -17,9 +17,10 @@ from medgen.io.survey import FullSurvey, survey
 from medgen.restoration.batch_case import Row, redacted
 from medgen.restoration.batch_select import Condition, is_own_json, left_alone, matches, read_tags
 
-__all__ = ["RESERVED", "Inputs", "file_rows", "found_inputs", "secrets_of"]
+__all__ = ["RESERVED", "Inputs", "file_rows", "found_inputs", "secrets_of", "selection_text"]
 
-RESERVED = ("report", "uncertainty")
+_LOOK = "See medgen inspect for what they say."
+RESERVED = ("report", "uncertainty", "samples")
 """Names in an output folder that no scan may have."""
 
 _PERSONS = (
@@ -42,6 +43,8 @@ class Inputs:
         aside: of each volume that is left alone, by its position: code and reason.
         arriving: files that are no part of a volume yet, and may become one.
         secrets: what tells the patients, whatever file it stands in.
+        unread: of each other file that is refused, the row of the series or file that cannot be used for it.
+        selection: what the conditions of a selection hold for; None: there is none.
     """
 
     found: FullSurvey
@@ -49,6 +52,12 @@ class Inputs:
     aside: dict[int, tuple[str, str]] = field(default_factory=dict)
     arriving: set[Path] = field(default_factory=set)
     secrets: tuple[str, ...] = ()
+    unread: dict[Path, Row] = field(default_factory=dict)
+    selection: dict[str, Any] | None = None
+
+    def unread_rows(self) -> list[Row]:
+        """The rows of what cannot be used, each once."""
+        return list({id(row): row for row in self.unread.values()}.values())
 
 
 def found_inputs(
@@ -83,6 +92,8 @@ def found_inputs(
         if reason is not None:
             inputs.aside[position] = reason
     _spread_diffusion(found, inputs.aside)
+    inputs.unread = _unread(inputs)
+    inputs.selection = _selection(found, select) if select else None
     return inputs
 
 
@@ -115,6 +126,57 @@ def _spread_diffusion(found: FullSurvey, aside: dict[int, tuple[str, str]]) -> N
             aside[position] = series[uid]
 
 
+def _selection(found: FullSurvey, select: Sequence[Condition]) -> dict[str, Any]:
+    """How many DICOM volumes there are, and for how many of them each condition holds: no value of any attribute."""
+    headers = [getattr(volume, "header", None) for volume in found.volumes if hasattr(volume, "series_uid")]
+    holds = [[header is not None and matches(header, [condition]) for header in headers] for condition in select]
+    return {
+        "looked_at": len(headers),
+        "selected": sum(all(column) for column in zip(*holds, strict=True)),
+        "conditions": [
+            {"keyword": condition.keyword, "holds_for": sum(row)} for condition, row in zip(select, holds, strict=True)
+        ],
+    }
+
+
+def selection_text(selection: Mapping[str, Any]) -> str:
+    """What is said where a selection holds for nothing.
+
+    Example:
+        >>> selection_text({"looked_at": 3, "selected": 0, "conditions": [{"keyword": "Modality", "holds_for": 0}]})
+        '--select holds for none of 3 DICOM volumes: Modality holds for 0. See medgen inspect for what they say.'
+    """
+    parts = (f"{condition['keyword']} holds for {condition['holds_for']}" for condition in selection["conditions"])
+    looked_at = selection["looked_at"]
+    return f"--select holds for none of {looked_at} DICOM volumes: {', '.join(parts)}. {_LOOK}"
+
+
+def _unread(inputs: Inputs) -> dict[Path, Row]:
+    """One row for each series, or single file, that cannot be used; the reason is that of the file at fault."""
+    groups: dict[str, list[FileRecord]] = defaultdict(list)
+    for record in inputs.found.files:
+        if record.status == "refused" and record.path not in inputs.arriving:
+            groups[_series_of(record)].append(record)
+    rows: dict[Path, Row] = {}
+    for records in groups.values():
+        name = inputs.found.listing.names[records[0].path]
+        fault = min(records, key=lambda record: len(record.reason or ""))  # others tell of it, in more words
+        row = {
+            "name": redacted(name, inputs.secrets),
+            "status": "refused",
+            "code": fault.code,
+            "reason": redacted(fault.reason or "", inputs.secrets),
+            "files": len(records),
+        }
+        rows |= {record.path: row for record in records}
+    return rows
+
+
+def _series_of(record: FileRecord) -> str:
+    """The series of a file; its path where that is not known."""
+    return str(read_tags(record.path, [0x0020000E]).get("SeriesInstanceUID") or record.path)
+
+
 def _young(found: FullSurvey, minutes: float, now: float) -> set[Path]:
     """All files of series, or single files, of which one was changed within so many minutes."""
     groups: dict[str, list[Path]] = defaultdict(list)
@@ -123,8 +185,7 @@ def _young(found: FullSurvey, minutes: float, now: float) -> set[Path]:
         groups[key] += volume.files
     for record in found.files:
         if record.status == "refused":
-            uid = read_tags(record.path, [0x0020000E]).get("SeriesInstanceUID")
-            groups[str(uid or record.path)].append(record.path)
+            groups[_series_of(record)].append(record.path)
     return {path for paths in groups.values() if max(map(_changed, paths)) > now - 60 * minutes for path in paths}
 
 
@@ -209,6 +270,8 @@ def _file_row(inputs: Inputs, rows: Mapping[int, Row], record: FileRecord, posit
         status, code, reason = "skipped", "ARRIVING", "its series is still arriving, and cannot be used yet"
     elif record.status == "skipped" and record.path.suffix.lower() == ".json" and is_own_json(record.path):
         code, reason = "OWN_OUTPUT", "a record of medgen"
+    elif record.path in inputs.unread:
+        case = str(inputs.unread[record.path]["name"])
     elif record.status == "used":
         states = [_state(inputs, rows, position) for position in positions or [record.volume or 0]]
         status, code, reason, case = min(states, key=lambda state: _BEST.index(state[0]))

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from medgen.checks import check_positive
 from medgen.io.convert import no_interruption
 from medgen.restoration.batch_case import Case, DiskFault, Row, case_row, clear_case, run_case
 
@@ -37,10 +38,18 @@ class Limits:
     Args:
         seconds: of time; None: any.
         memory_bytes: resident at once, checked ten times a second; None: any.
+
+    Raises:
+        MedgenError: one that is not above 0.
     """
 
     seconds: float | None = None
     memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("timeout", self.seconds), ("max_memory", self.memory_bytes)):
+            if value is not None:
+                check_positive("restore", name, value)
 
     def __bool__(self) -> bool:
         return self.seconds is not None or self.memory_bytes is not None

@@ -14,11 +14,13 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from medgen.checks import MedgenError
+from medgen.checks import MedgenError, check_choice
 from medgen.io.findings import VolumeSource
 from medgen.io.journal import read_json
 
-__all__ = ["LEFT_ALONE", "Condition", "is_own_json", "left_alone", "matches", "parsed_selection", "read_tags"]
+__all__ = [
+    "LEFT_ALONE", "Condition", "check_include", "is_own_json", "left_alone", "matches", "parsed_selection", "read_tags",
+]  # fmt: skip
 
 LEFT_ALONE = ("OWN_OUTPUT", "DERIVED", "DIFFUSION")
 """Codes of volumes that are skipped unless they are asked for."""
@@ -47,6 +49,16 @@ class Condition:
     keyword: str
     sign: str
     value: str
+
+
+def check_include(codes: Sequence[str]) -> None:
+    """Refuses what is none of ``LEFT_ALONE``.
+
+    Raises:
+        MedgenError: naming the first.
+    """
+    for code in codes:
+        check_choice("restore", "include", code, LEFT_ALONE)
 
 
 def parsed_selection(text: str) -> tuple[Condition, ...]:

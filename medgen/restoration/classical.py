@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 import medgen
 from medgen.checks import MedgenError, check_choice
 from medgen.geometry import spacing_of
-from medgen.restoration.restore import Restored
+from medgen.io.findings import Refused
+from medgen.restoration.restored import Restored
 from medgen.restoration.thick_slices import fine_affine, thick_axis
 
 __all__ = ["CLASSICAL", "restore_classical"]
@@ -164,7 +165,7 @@ def _continued(values: Array, affine: NDArray[np.float64], options: dict[str, An
     from medgen.restoration.inpaint import check_hole
 
     if options["hole"] is None:
-        raise MedgenError("restore_classical: inpaint_mask is missing (--mask FILE): what is to be filled?")
+        raise Refused("NO_MASK", "restore_classical: inpaint_mask is missing (--mask FILE): what is to be filled?")
     check_hole(options["volume"], options["hole"])
     hole = options["hole"].as_tensor().cpu().numpy()[0] > 0.5
     known = np.where(hole, 0.0, values).astype(np.float64)

@@ -15,6 +15,7 @@ from torch import Tensor
 from medgen.checks import MedgenError
 from medgen.geometry import spacing_of
 from medgen.intensity import bright_end
+from medgen.io.findings import Refused
 from medgen.models.domain import FIGURES, Domain, Limit
 from medgen.operators.noise_level import estimate_noise
 
@@ -22,7 +23,7 @@ __all__ = ["Doubt", "guard", "refuse_doubtful", "scan_figures"]
 
 DARK = 0.1
 MOST_VOXELS = 2_000_000
-CODES = {"spacing": "SPACING", "extent": "FIELD_OF_VIEW"}
+CODES = {"spacing": "SPACING", "extent": "FIELD_OF_VIEW", "bright": "UNIT"}
 MR = ("T1W", "T2W", "FLAIR", "PDW", "T2STARW", "SWI", "BOLD", "DWI", "ASL", "MRI", "INPLANET2", "UNIT1")
 
 
@@ -31,7 +32,7 @@ class Doubt:
     """Why a scan is none that a model was made for.
 
     Attributes:
-        code: ``MODALITY``, ``SPACING``, ``FIELD_OF_VIEW`` or ``INTENSITIES``; scripts may rely on it.
+        code: ``MODALITY``, ``SPACING``, ``FIELD_OF_VIEW``, ``UNIT`` or ``INTENSITIES``; scripts may rely on it.
         sentence: the card's line that excludes it.
         figure: what was measured, one of ``FIGURES``, or ``modality``.
         value: that of the scan.
@@ -69,7 +70,7 @@ def guard(
         Refusals first. A figure beyond two limits is told once, by the severer one.
 
     Raises:
-        MedgenError: a volume of another shape or that is not finite.
+        MedgenError: a volume of another shape, or that is not finite (``NON_FINITE``).
     """
     doubts = _modality(modality or "", domain)
     wanted = {limit.figure for limit in domain.limits}
@@ -93,12 +94,13 @@ def refuse_doubtful(who: str, doubts: Sequence[Doubt]) -> tuple[str, ...]:
         The text of each doubt that only warns.
 
     Raises:
-        MedgenError: with code, the card's line, and what was measured.
+        Refused: ``EXCLUDED``, with the doubt's code, the card's line, and what was measured.
     """
     for doubt in doubts:
         if doubt.severity == "refuse":
-            raise MedgenError(
-                f"{who}: {doubt.text()}. Choose another model, or go on at your own risk (guard='warn', --guard warn)."
+            raise Refused(
+                "EXCLUDED",
+                f"{who}: {doubt.text()}. Choose another model, or go on at your own risk (guard='warn', --guard warn).",
             )
     return tuple(doubt.text() for doubt in doubts)
 
@@ -122,7 +124,7 @@ def scan_figures(volume: MetaTensor, wanted: Iterable[str] = tuple(FIGURES)) -> 
         raise MedgenError(f"guard: volume must have shape (1, X, Y, Z). Got {tuple(volume.shape)}. Give one 3D volume.")
     values = volume.as_tensor().detach().cpu().float()
     if not bool(torch.isfinite(values).all()):
-        raise MedgenError("guard: volume holds NaN or infinity. Replace them first.")
+        raise Refused("NON_FINITE", "guard: volume holds NaN or infinity. Replace them first.")
     wanted = list(wanted)
     found = _geometry(np.asarray(volume.affine.cpu(), dtype=np.float64), tuple(volume.shape[1:]))
     if any(name not in found for name in wanted):
@@ -177,6 +179,7 @@ def _intensities(values: Tensor) -> dict[str, float]:
         "negative": float((flat < 0).float().mean()),
         "zero": float((flat == 0).float().mean()),
         "background": 1 - len(shown) / max(1, len(flat)),
+        "bright_end": top,
         "middle": middle / bright if bright else 0.0,
         "spread": (third - first) / middle if middle else 0.0,
         "tails": (high - low) / (third - first) if third > first else 0.0,

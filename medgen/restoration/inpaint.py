@@ -21,13 +21,24 @@ from medgen.continuation import kriged, membrane
 from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid, same_grid, spacing_of
 from medgen.intensity import IntensityWindow
+from medgen.io.findings import Refused
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
     from medgen.models.codec import Given
     from medgen.models.diffusion_model import DiffusionModel
+    from medgen.models.specification import Grid
 
-__all__ = ["InpaintReport", "Surroundings", "blended", "check_hole", "inpaint", "inpaint_file", "surroundings"]
+__all__ = [
+    "InpaintReport",
+    "Surroundings",
+    "blended",
+    "check_hole",
+    "grid_around",
+    "inpaint",
+    "inpaint_file",
+    "surroundings",
+]
 
 MODES = ("mean", "sample")
 MARGIN_MM = 32.0
@@ -112,7 +123,7 @@ def inpaint(
     check_hole(volume, inpaint_mask)
     chosen = _loaded(model, device)
     hole = inpaint_mask.as_tensor() > 0.5
-    grid = _grid_around(volume, hole[0], chosen)
+    grid = grid_around(volume, hole[0], chosen.spec.grid, chosen.multiple)
     told = surroundings(volume, hole, grid)
     given = chosen.codec.given_hole(told.scan[None], told.hole[None])
     learnt = (_generate(chosen, given, mode, samples, seed, callback).cpu() - given.center)[0]
@@ -210,31 +221,37 @@ def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
         inpaint_mask: see :func:`inpaint`.
 
     Raises:
-        MedgenError: see :func:`inpaint`.
+        Refused: ``GRIDS_DIFFER``, ``BAD_MASK`` or ``NON_FINITE``, see :func:`inpaint`.
+        MedgenError: ``volume`` is no 3D volume.
     """
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise MedgenError(
             f"inpaint: volume must have shape (1, X, Y, Z). Got {tuple(volume.shape)}. Give one 3D volume."
         )
     if inpaint_mask.shape != volume.shape or not same_grid(volume, inpaint_mask):
-        raise MedgenError(
+        raise Refused(
+            "GRIDS_DIFFER",
             f"inpaint: inpaint_mask must lie on the image's grid. Got shape {tuple(inpaint_mask.shape[1:])} against "
-            f"{tuple(volume.shape[1:])}, or another affine. Resample the mask to the image first."
+            f"{tuple(volume.shape[1:])}, or another affine. Resample the mask to the image first.",
         )
     values = torch.unique(inpaint_mask.as_tensor())
     if not bool(((values == 0) | (values == 1)).all()):
-        raise MedgenError(
-            f"inpaint: inpaint_mask must hold 0 (keep) and 1 (regenerate) only. Got {values[:5].tolist()}. Binarise it."
+        raise Refused(
+            "BAD_MASK",
+            f"inpaint: inpaint_mask must hold 0 (keep) and 1 (regenerate) only. Got {values[:5].tolist()}. Binarise "
+            "it.",
         )
     if not bool((values == 1).any()):
-        raise MedgenError("inpaint: inpaint_mask is empty, there is nothing to fill. Mark the hole with 1.")
+        raise Refused("BAD_MASK", "inpaint: inpaint_mask is empty, there is nothing to fill. Mark the hole with 1.")
     if not bool((values == 0).any()):
-        raise MedgenError("inpaint: inpaint_mask covers the whole volume, nothing real is left. Mark a smaller hole.")
+        text = "inpaint: inpaint_mask covers the whole volume, nothing real is left. Mark a smaller hole."
+        raise Refused("BAD_MASK", text)
     count = int((~torch.isfinite(volume.as_tensor()[inpaint_mask.as_tensor() == 0])).sum())
     if count:
-        raise MedgenError(
+        raise Refused(
+            "NON_FINITE",
             f"inpaint: volume must be finite outside the hole. Got {count} voxels that are NaN or infinite. Mark them "
-            "as hole too, or replace them first."
+            "as hole too, or replace them first.",
         )
 
 
@@ -317,18 +334,24 @@ def _loaded(model: str | os.PathLike[str] | Model[Any], device: str) -> Diffusio
     return chosen
 
 
-def _grid_around(volume: MetaTensor, hole: Tensor, model: DiffusionModel) -> ModelGrid:
-    """The model's grid around the hole with a margin, at least the model's own size."""
+def grid_around(volume: MetaTensor, hole: Tensor, own: Grid, multiple: int) -> ModelGrid:
+    """A model's grid around a hole with a margin, at least the model's own size.
+
+    Args:
+        volume: the scan, ``(1, X, Y, Z)``.
+        hole: ``(X, Y, Z)``, not 0 where it is to be filled.
+        own: spacing and size of the model's grid.
+        multiple: what every axis must be a multiple of.
+    """
     affine = np.asarray(volume.affine, dtype=np.float64)
     places = torch.nonzero(hole).double().numpy()
     low, high = places.min(0) - 0.5, places.max(0) + 0.5
     corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
     world = corners @ affine[:3, :3].T + affine[:3, 3]
     extent = world.max(0) - world.min(0) + 2 * MARGIN_MM
-    spacing = np.array(model.spec.grid.spacing)
-    unit = model.multiple
-    needed = np.ceil(extent / spacing / unit).astype(int) * unit
-    size = np.maximum(needed, np.array(model.spec.grid.size))
+    spacing = np.array(own.spacing)
+    needed = np.ceil(extent / spacing / multiple).astype(int) * multiple
+    size = np.maximum(needed, np.array(own.size))
     center = (world.max(0) + world.min(0)) / 2
     return ModelGrid.around(
         affine, tuple(volume.shape[1:]), spacing.tolist(), size=size.tolist(), center_mm=center.tolist()

@@ -9,12 +9,13 @@ from pathlib import Path
 from medgen.checks import MedgenError
 from medgen.io.convert import OutputExists, source_fingerprint
 from medgen.io.findings import ReadOptions, Refused
+from medgen.io.lock import locked
 from medgen.io.survey import single_volume, survey
 from medgen.restoration.batch_case import Case, Row, finished_row, own_outputs
 from medgen.restoration.batch_inputs import secrets_of
 from medgen.restoration.batch_process import Limits, outcomes
 from medgen.restoration.settings import RestoreSettings
-from medgen.restoration.write_restored import MAPS
+from medgen.restoration.write_restored import further_files
 from medgen.restoration.written import NIFTI, planned
 
 __all__ = ["is_file_output", "restore_file"]
@@ -56,28 +57,40 @@ def restore_file(
             code where there is one.
         OSError: the disk is full, or the like; the outputs stay as they were.
     """
-    source = single_volume(image)
-    settings = settings.with_model(str(getattr(source, "modality", "")))
     target = Path(output)
     ending = next(end for end in sorted(NIFTI, key=len, reverse=True) if target.name.lower().endswith(end))
     stem = target.name[: len(target.name) - len(ending)]
-    maps = {kind: target.with_name(f"{stem}_{kind}{ending}") for kind in (MAPS if settings.uncertainty else ())}
+    _check_target(target, stem, resume, overwrite)
+    source = single_volume(image)
+    settings = settings.with_model(str(getattr(source, "modality", "")))
+    kinds = further_files(settings.uncertainty, settings.samples)
+    further = {kind: target.with_name(f"{stem}_{kind}{ending}") for kind in kinds}
     inputs = [image] if settings.mask is None else [image, settings.mask]
-    if resume and overwrite:
-        raise OutputExists("resume and overwrite exclude each other. Give one of --resume and --overwrite.")
-    if target.exists() and not resume and not overwrite:
-        raise OutputExists(f"output '{output}' exists. Add --overwrite to replace it, or give another name.")
-    if resume and target.exists() and not own_outputs(target.with_name(f"{stem}.json")):
-        raise OutputExists(f"output '{output}' was not written by a restoration. Add --overwrite instead of --resume.")
-    files = planned(output, inputs, resume or overwrite, dict(maps), series=False)
+    files = planned(output, inputs, resume or overwrite, dict(further), series=False)
     found = survey(image)
     parts = [source_fingerprint(source, found, ReadOptions()), settings.fingerprint()]
     mark = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     case = Case(stem, source, files, target.parent, settings, mark, secrets_of(found), replaces=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target, stem):
+        _check_target(target, stem, resume, overwrite)  # another process may have ended meanwhile
+        return _kept_or_made(case, limits, resume)
+
+
+def _check_target(target: Path, stem: str, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise OutputExists("resume and overwrite exclude each other. Give one of --resume and --overwrite.")
+    if target.exists() and not resume and not overwrite:
+        raise OutputExists(f"output '{target}' exists. Add --overwrite to replace it, or give another name.")
+    if resume and target.exists() and not own_outputs(target.with_name(f"{stem}.json")):
+        raise OutputExists(f"output '{target}' was not written by a restoration. Add --overwrite instead of --resume.")
+
+
+def _kept_or_made(case: Case, limits: Limits, resume: bool) -> Row:
     row = finished_row(case) if resume else None
-    earlier = own_outputs(files.record) if overwrite or resume else ()
     if row is not None:
         return {**row, "kept": True}
+    earlier = own_outputs(case.files.record)
     made = _made(case, limits)
     for name in set(earlier) - set(made["outputs"]):  # maps that this run does not make
         (case.root / name).unlink(missing_ok=True)

@@ -12,18 +12,22 @@ from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from medgen.checks import MedgenError
-from medgen.continuation import pulled
+from medgen.continuation import CONTINUATION_MM, kriged
 from medgen.geometry import ModelGrid, spacing_of
 from medgen.intensity import bright_end
+from medgen.io.findings import Refused
 from medgen.operators.noise_level import estimate_noise
 from medgen.operators.through_plane import ThroughPlane
+from medgen.restoration.consistency import denoised_check, slices_check
+from medgen.restoration.inpaint import blended, grid_around
 from medgen.restoration.thick_slices import fine_affine, thick_axis
 
 if TYPE_CHECKING:
     from medgen.models.restorer import RestorerModel
 
-__all__ = ["RESTORER_TASKS", "Made", "Progress", "Scan"]
+__all__ = [
+    "RESTORER_TASKS", "Made", "Progress", "Scan", "around", "beyond", "consistent", "noise_of", "shown", "slices_of",
+]  # fmt: skip
 
 Progress = Callable[[int, int], None]
 BEYOND = 1.25  # a strength so far outside of that of training is remarked on
@@ -61,7 +65,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Made:
-    """What a task made, in the model's unit."""
+    """What a task made, in the model's unit; ``samples``: ``(K, X, Y, Z)``, where some were drawn."""
 
     mean: Tensor
     std: Tensor | None
@@ -69,6 +73,15 @@ class Made:
     figures: dict[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    samples: Tensor | None = None
+
+
+def noise_of(scan: Scan, options: dict[str, Any]) -> tuple[float, dict[str, float]]:
+    """Deviation of the noise in the model's unit, asked for or estimated; and over the bright end, for the record."""
+    top = bright_end(scan.values * scan.scale + scan.low) / scan.scale  # 1, but for HU
+    asked = options["noise_level"]
+    level = estimate_noise(scan.values) if asked is None else float(asked) * top
+    return level, {"noise_level": level / top if asked is None else float(asked)}
 
 
 def _run(
@@ -96,44 +109,50 @@ def _run(
 def _denoised(
     model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
 ) -> Made:
-    top = bright_end(scan.values * scan.scale + scan.low) / scan.scale  # 1, but for HU
-    asked = options["noise_level"]
-    level = estimate_noise(scan.values) if asked is None else float(asked) * top
-    box = _shown(scan.values)
+    level, settings = noise_of(scan, options)
+    box = shown(scan.values)
     mean, std = scan.values.clone(), torch.zeros_like(scan.values)
     mean[box], found = _run(model, scan, scan.values[box], level, callback)
     if found is not None:
         std[box] = found
-    remarks = _beyond(model, "noise level", level)
-    settings = {"noise_level": level / top if asked is None else float(asked)}
-    return Made(mean, None if found is None else std, scan.affine, dict(settings), remarks, settings)
+    figures, doubts = denoised_check(scan.values[box], mean[box], level)
+    remarks = (*beyond(model, "noise level", level), *doubts)
+    return Made(mean, None if found is None else std, scan.affine, settings | figures, remarks, dict(settings))
 
 
-def _thinned(
-    model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
-) -> Made:
+def slices_of(scan: Scan, options: dict[str, Any]) -> ThroughPlane:
+    """What measures the thick slices of a scan from thin ones."""
     axis = thick_axis(scan.spacing, options["target_spacing"])
     others = [step for a, step in enumerate(scan.spacing) if a != axis]
     target = float(options["target_spacing"] or sum(others) / 2)
     apart, count = scan.spacing[axis], scan.values.shape[1 + axis]
     size = list(scan.values.shape[1:])
     size[axis] = max(1, round(count * apart / target))
-    slices = ThroughPlane(size, apart, spacing_mm=target, axis=axis, profile=options["slice_profile"], slices=count)
+    return ThroughPlane(size, apart, spacing_mm=target, axis=axis, profile=options["slice_profile"], slices=count)
+
+
+def _thinned(
+    model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
+) -> Made:
+    slices = slices_of(scan, options)
+    axis, apart, target = slices.axis, slices.slice_spacing_mm, slices.spacing_mm
     measured = scan.values[None]
     start = slices.to_image(measured)[0].movedim(1 + axis, -1)
     ratio = apart / target
     mean, std = model.restored(start, ratio, callback=callback)
     mean = mean.movedim(-1, 1 + axis)[None]
-    fitted = _consistent(mean, measured, slices)
+    checked, doubts = slices_check(measured, mean, slices)
+    fitted = consistent(mean, measured, slices)
     residual = float((measured - slices.forward(fitted)).abs().max())
-    figures = {"slice_spacing_mm": apart, "target_spacing_mm": target, "residual": residual}
-    settings = {"target_spacing": target, "slice_profile": options["slice_profile"]}
-    affine = fine_affine(scan.affine, axis, count, size[axis], target)
+    figures = {"slice_spacing_mm": apart, "target_spacing_mm": target, "residual": residual} | checked
+    settings = {"target_spacing": target, "slice_profile": slices.profile}
+    affine = fine_affine(scan.affine, axis, slices.slices, slices.size[axis], target)
     std = None if std is None else std.movedim(-1, 1 + axis)
-    return Made(fitted[0], std, affine, figures, _beyond(model, "slice spacing over target", ratio), settings)
+    remarks = (*beyond(model, "slice spacing over target", ratio), *doubts)
+    return Made(fitted[0], std, affine, figures, remarks, settings)
 
 
-def _consistent(mean: Tensor, measured: Tensor, slices: ThroughPlane) -> Tensor:
+def consistent(mean: Tensor, measured: Tensor, slices: ThroughPlane) -> Tensor:
     """The volume near ``mean`` whose slices are those measured, not negative if they are not and it can be had.
 
     Projections onto both sets in turn (Bregman 1965; "projections onto convex sets"), for each line across the slices
@@ -171,15 +190,22 @@ def _filled(
     model: RestorerModel, scan: Scan, hole: Tensor | None, options: dict[str, Any], callback: Progress | None
 ) -> Made:
     if hole is None:
-        raise MedgenError(f"restore: model '{model.spec.name}' fills holes. Give inpaint_mask (--mask FILE).")
-    box = _around(hole, model.spec.grid.size)
-    start = pulled(scan.values[box], hole[box].float())
-    mean, std = scan.values.clone(), torch.zeros_like(scan.values)
-    mean[box], found = model.restored(start, 0.0, hole[box].float(), callback)
-    if found is not None:
-        std[box] = found
-    share = float(hole.float().mean())
-    return Made(mean, None if found is None else std * hole, scan.affine, {"regenerated_share": share})
+        raise Refused("NO_MASK", f"restore: model '{model.spec.name}' fills holes. Give inpaint_mask (--mask FILE).")
+    affine, marked = torch.from_numpy(scan.affine), hole[0].numpy()
+    start = torch.from_numpy(kriged(scan.values[0].numpy(), marked, scan.spacing, CONTINUATION_MM))[None].float()
+    volume = MetaTensor(start, affine=affine)
+    grid = grid_around(volume, hole[0], model.spec.grid, model.multiple)
+    coarse = grid.to_model(volume).as_tensor()
+    inside = (grid.to_model(MetaTensor(hole.float(), affine=affine)).as_tensor() > SLIGHT).float()
+    found, std = model.restored(coarse, 0.0, inside, callback)
+    fill = (start + grid.from_model((found - coarse) * inside).as_tensor())[0].double().numpy()
+    made = blended(scan.values[0].double().numpy(), fill, marked, scan.spacing)
+    if std is not None:  # of what is finer than the model's grid, too
+        finer = start - grid.from_model(coarse).as_tensor()
+        beside = grid.covered()[None] & ~hole & (start > AIR)
+        std = (grid.from_model(std).as_tensor().square() + finer[beside].square().mean().nan_to_num()).sqrt() * hole
+    share = {"regenerated_share": float(hole.float().mean())}
+    return Made(torch.from_numpy(made)[None].float(), std, scan.affine, share)
 
 
 def _corrected(
@@ -200,8 +226,8 @@ def _unbiased(
     above, below = (gaussian_filter(part.numpy()[0], width) for part in (mean.clamp(min=0) * coarse, coarse.square()))
     least = LEAST_WEIGHT * float(below.max())
     field = (above + least) / (below + least)  # 1 far from all tissue
-    shown = coarse[0].numpy() > AIR
-    field = field / np.exp(np.log(field[shown]).mean()) if shown.any() else field
+    there = coarse[0].numpy() > AIR
+    field = field / np.exp(np.log(field[there]).mean()) if there.any() else field
     fine = grid.from_model(torch.from_numpy(field)[None].float(), fill=1.0).as_tensor()
     fine = torch.where(grid.covered()[None], fine, 1.0)
     figures = {"field_least": float(fine.min()), "field_most": float(fine.max())}
@@ -217,7 +243,7 @@ RESTORER_TASKS: dict[str, Callable[..., Made]] = {
 }
 
 
-def _shown(values: Tensor) -> tuple[slice, ...]:
+def shown(values: Tensor) -> tuple[slice, ...]:
     """The box around what is not 0, with a margin: the rest of an extracted brain is 0 and stays so."""
     places = torch.nonzero(values[0].abs() > SLIGHT)
     if not len(places):
@@ -226,14 +252,14 @@ def _shown(values: Tensor) -> tuple[slice, ...]:
     return (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
 
 
-def _around(hole: Tensor, size: tuple[int, ...]) -> tuple[slice, ...]:
+def around(hole: Tensor, size: tuple[int, ...]) -> tuple[slice, ...]:
     """The box around a hole with half a patch on each side."""
     places = torch.nonzero(hole[0])
     low, high = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
     return (slice(None), *(slice(max(0, a - n // 2), b + n // 2) for a, b, n in zip(low, high, size, strict=True)))
 
 
-def _beyond(model: RestorerModel, what: str, strength: float) -> tuple[str, ...]:
+def beyond(model: RestorerModel, what: str, strength: float) -> tuple[str, ...]:
     """A remark where a strength is far from those of training."""
     low, high = model.spec.strength
     if low / BEYOND <= strength <= high * BEYOND:

@@ -25,7 +25,7 @@ from medgen.restoration.residual import ResidualCheck, check_residual
 if TYPE_CHECKING:
     from medgen.models.diffusion_model import DiffusionModel
 
-__all__ = ["PosteriorSamples", "restore_samples", "sample_quantile"]
+__all__ = ["PosteriorSamples", "checked_measurement", "predictive_factor", "restore_samples"]
 
 Progress = Callable[[int, int], None]
 
@@ -37,12 +37,12 @@ class PosteriorSamples:
     Attributes:
         samples: ``(K, *spatial)`` float32.
         affine: RAS+ mm, 4x4.
-        coverage: of the interval, by the samples' own quantiles; with few samples it is too narrow, see
-            :meth:`calibrated`.
+        coverage: of the interval.
         checks: what the residual of each sample says, before it was made consistent; empty without noise.
         synthetic: whether parts were made from nothing.
         provenance: what made them.
-        interval_factor: half the interval's width over the deviation, where it was calibrated.
+        interval_factor: half the interval's width over the deviation, where it was calibrated; by default
+            :func:`predictive_factor`.
     """
 
     samples: Tensor
@@ -92,9 +92,9 @@ class PosteriorSamples:
         return replace(self, interval_factor=factor, coverage=coverage or self.coverage)
 
     def _end(self, side: int) -> MetaTensor:
-        if self.interval_factor is not None:
-            return self._placed((self.mean.as_tensor() + side * self.interval_factor * self.std.as_tensor())[0])
-        return self._placed(sample_quantile(self.samples, (1 + side * self.coverage) / 2))
+        factor = self.interval_factor
+        factor = predictive_factor(len(self.samples), self.coverage) if factor is None else factor
+        return self._placed((self.mean.as_tensor() + side * factor * self.std.as_tensor())[0])
 
     def _placed(self, x: Tensor) -> MetaTensor:
         meta = {"synthetic": self.synthetic, "provenance": dict(self.provenance)}
@@ -148,9 +148,9 @@ def restore_samples(
         MedgenError: a measurement of another shape or that is not finite, a model or an option that does not suit.
     """
     check_count("restore_samples", "samples", samples)
-    check_range("restore_samples", "coverage", coverage, 0, 1)
+    check_range("restore_samples", "coverage", coverage, 0, 0.9999)
     check_choice("restore_samples", "method", method, [name for name in METHODS if name != "ddnm"])
-    y, placed = _checked(measured, operator, affine)
+    y, placed = checked_measurement(measured, operator, affine)
     prior = _prior(model, operator, placed, options)
     y, operator = y.to(prior.device), operator.to(prior.device)
     chosen = window or _window(y, operator)
@@ -176,25 +176,28 @@ def restore_samples(
     )  # fmt: skip
 
 
-def sample_quantile(samples: Tensor, share: float) -> Tensor:
-    """The value below which a share of the samples lies, linear between neighbours.
+def predictive_factor(samples: int, coverage: float = 0.9) -> float:
+    """Half the width of the interval that a further Gaussian sample falls into, over the deviation of those drawn.
+
+    ``t sqrt(1 + 1 / K)`` with Student's ``t`` of ``K - 1`` degrees of freedom: the truth is a further draw of the
+    posterior, and the samples' own quantiles are too narrow while they are few.
 
     Args:
-        samples: ``(K, ...)``.
-        share: 0..1.
-
-    Returns:
-        Shape of one sample.
+        samples: ``K``; a single one has no deviation, and the factor is 0.
+        coverage: of the interval.
 
     Example:
-        >>> sample_quantile(torch.tensor([4.0, 0.0, 2.0]), 0.25).item()
-        1.0
+        >>> round(predictive_factor(8), 2), round(predictive_factor(1000), 2)
+        (2.01, 1.65)
+
+    References:
+        Geisser 1993, "Predictive inference: an introduction".
     """
-    ordered = samples.sort(0).values  # torch.quantile takes no more than 2**24 numbers
-    place = share * (len(samples) - 1)
-    low = min(int(place), len(samples) - 1)
-    high = min(low + 1, len(samples) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    from scipy.stats import t
+
+    if samples == 1:
+        return 0.0
+    return float(t.ppf((1 + coverage) / 2, samples - 1)) * (1 + 1 / samples) ** 0.5
 
 
 def _drawn(prior: Prior, denoise: Any, seed: int, report: Callable[..., None] | None) -> Tensor:
@@ -224,7 +227,7 @@ def _prior(
     return model_prior(model, operator.size, place, **options)
 
 
-def _checked(
+def checked_measurement(
     measured: Tensor, operator: Operator, affine: Tensor | np.ndarray | None
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The measurement with its batch axis, and where the image lies, if that is known."""

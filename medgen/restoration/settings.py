@@ -8,8 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from medgen.checks import MedgenError, check_choice, check_positive
+from medgen.io.findings import Refused
+from medgen.models.device import resolve_device
 
-__all__ = ["METHODS", "TASKS", "RestoreSettings", "default_model"]
+__all__ = ["METHODS", "TASKS", "RestoreSettings", "check_model", "default_model", "default_restorer"]
 
 TASKS = ("denoise", "superres", "inpaint", "motion", "bias")
 METHODS = ("model", "classical")
@@ -30,13 +32,19 @@ class RestoreSettings:
         noise_level: deviation of the noise over the scan's 99.9th percentile, for ``denoise``; None: estimated.
         target_spacing: of the slices, mm, for ``superres``; None: that of the voxels in the slices.
         slice_profile: what the slices were measured with, for ``superres``; None: ``gaussian``.
+        samples: how many posterior samples are drawn, for ``denoise``, ``superres`` and ``inpaint``; the image is
+            their mean. 0: one expected image.
+        seed: of the first sample.
+        prior: name or folder of the denoising restorer that samples of ``superres`` and ``inpaint`` are drawn with;
+            None: the bundled one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         nifti: write NIfTI files, not DICOM, where the input is DICOM.
         guard: what is done about scans that the model was not made for, see
             :func:`~medgen.restoration.restore.restore`.
 
     Raises:
-        MedgenError: an unknown word, a number out of range, or an option that the task or method does not heed.
+        MedgenError: an unknown word, a number out of range, an option that the task or method does not heed, a device
+            or model that is not there, or a model for another task.
     """
 
     task: str
@@ -50,6 +58,9 @@ class RestoreSettings:
     device: str = "auto"
     nifti: bool = False
     guard: str = "refuse"
+    samples: int = 0
+    seed: int = 0
+    prior: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("restore", "task", self.task, TASKS)
@@ -64,13 +75,46 @@ class RestoreSettings:
         if self.mask is not None and not Path(self.mask).exists():
             raise MedgenError(f"restore: --mask '{self.mask}' does not exist. Check the path.")
         check_choice("restore", "guard", self.guard, GUARDS)
-        for name in ("noise_level", "target_spacing"):
-            if getattr(self, name) is not None:
-                check_positive("restore", name, getattr(self, name))
+        if self.target_spacing is not None:
+            check_positive("restore", "target_spacing", self.target_spacing)
+        if self.noise_level is not None and not 0 < self.noise_level < 1:
+            raise MedgenError(
+                f"restore: --noise-level must be above 0 and below 1. Got {self.noise_level}. 0.05 is 5%."
+            )
         if self.slice_profile is not None:
             from medgen.operators.slice_profiles import SLICE_PROFILES
 
             check_choice("restore", "slice_profile", self.slice_profile, SLICE_PROFILES)
+        resolve_device(self.device, "restore")
+        self._check_samples()
+        if self.method == "model" and (self.model is not None or not self._begins_without):
+            check_model(self.model, self.task)
+
+    @property
+    def _begins_without(self) -> bool:
+        """Whether samples may begin from the scan alone."""
+        return self.samples > 0 and self.task == "inpaint"
+
+    def _check_samples(self) -> None:
+        from medgen.restoration.sampled_tasks import SAMPLED_TASKS
+
+        if self.samples < 0 or self.seed < 0:
+            raise MedgenError(
+                f"restore: --samples and --seed must be 0 or above. Got {self.samples} and {self.seed}. Correct them."
+            )
+        if not self.samples and (self.prior is not None or self.seed):
+            raise MedgenError("restore: --prior and --seed go with --samples. Leave them out.")
+        if not self.samples:
+            return
+        if self.task not in SAMPLED_TASKS:
+            raise MedgenError(
+                f"restore: --samples is for {', '.join(SAMPLED_TASKS)}, not for '{self.task}', whose degradation is "
+                "not known exactly. Leave it out: the restorer gives the expected image, --uncertainty its error."
+            )
+        if self.task == "denoise" and self.prior is not None:
+            raise MedgenError("restore: the prior of task 'denoise' is its --model. Leave --prior out.")
+        if self.method == "model" and self.task != "denoise":
+            check_model(self.prior, "denoise")
 
     def _check_classical(self) -> None:
         from medgen.restoration.classical import CLASSICAL
@@ -80,33 +124,33 @@ class RestoreSettings:
                 f"restore: there is no classical method for task '{self.task}', but for {', '.join(CLASSICAL)}. Give "
                 "--model FOLDER instead."
             )
-        for name in ("model", "slice_profile"):
-            if getattr(self, name) is not None:
+        for name in ("model", "slice_profile", "samples"):
+            if getattr(self, name):
                 raise MedgenError(f"restore: {_option(name)} goes with --method model. Leave it out.")
 
     def with_model(self, modality: str) -> RestoreSettings:
-        """The same with a model named: the bundled one for a DICOM modality, where none is and one is needed.
+        """The same with models named: the bundled ones for a DICOM modality, where none are and some are needed.
 
         Raises:
-            MedgenError: no bundled model does the task.
+            Refused: ``NO_MODEL``: no bundled model does the task for it.
         """
-        if self.method == "classical" or self.model is not None:
+        if self.method == "classical":
             return self
-        return replace(self, model=default_model(self.task, modality))
+        model, prior = self.model, self.prior
+        if model is None:
+            model = default_restorer(self.task, modality, self.samples)
+        if prior is None and self.samples and self.task != "denoise":
+            prior = default_model("denoise", modality)
+        return replace(self, model=model, prior=prior)
 
     def fingerprint(self) -> str:
-        """What tells whether the same scan would come out the same again: options, mask and weights.
-
-        Raises:
-            MedgenError: the model is not there, or is for another task.
-        """
+        """What tells whether the same scan would come out the same again: options, mask and weights."""
         from medgen.io.journal import file_state
 
         texts = [f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.name != "mask"]
         if self.mask is not None:
             texts.append(file_state(self.mask))
-        if self.model is not None:
-            texts.append(_checked_hash(self.model, self.task))
+        texts += [_hash(name) for name in (self.model, self.prior) if name is not None]
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
@@ -118,21 +162,69 @@ def default_model(task: str, modality: str = "") -> str:
         modality: of the scan by DICOM; ``CT`` for one that takes HU. A scan whose modality is not known is no CT.
 
     Raises:
-        MedgenError: there is none.
+        Refused: ``NO_MODEL``: there is none.
     """
+    for name, of_ct in _bundled(task).items():
+        if of_ct == (modality == "CT"):
+            return name
+    raise Refused("NO_MODEL", _no_model(f"'{task}' of {modality}" if modality else f"'{task}'", task))
+
+
+def default_restorer(task: str, modality: str = "", samples: int = 0) -> str | None:
+    """See :func:`default_model`; None where samples of a hole begin without a restorer, as there is none.
+
+    Raises:
+        Refused: ``NO_MODEL``.
+    """
+    try:
+        return default_model(task, modality)
+    except Refused:
+        if samples and task == "inpaint":
+            return None
+        raise
+
+
+def check_model(model: str | None, task: str) -> None:
+    """Refuses a model that does not do a task; nothing of it but its specification is read.
+
+    Args:
+        model: name of a bundled one, or a folder; None: that there is a bundled one for some modality.
+        task: see :class:`RestoreSettings`.
+
+    Raises:
+        MedgenError: with what is needed.
+    """
+    from medgen.models.bundled import find_model
+    from medgen.models.folder import read_spec
+
+    if model is None:
+        if not _bundled(task):
+            raise MedgenError(_no_model(f"'{task}'", task))
+        return
+    restores = getattr(read_spec(find_model(model)), "restores", None)
+    if restores != task:
+        does = f"is for task '{restores}'" if restores else "is no restorer"
+        raise MedgenError(f"restore: model '{model}' {does}; one for '{task}' is needed. Give another --model.")
+
+
+def _bundled(task: str) -> dict[str, bool]:
+    """Names of the bundled restorers for a task, and whether each takes HU."""
     from medgen.models.bundled import bundled_models
     from medgen.models.folder import read_spec
 
-    for name, folder in bundled_models().items():
-        spec = read_spec(folder)
-        of_ct = getattr(spec, "scaling", "") == "hounsfield"
-        if getattr(spec, "restores", None) == task and of_ct == (modality == "CT"):
-            return name
-    what = f"'{task}' of {modality}" if modality else f"'{task}'"
+    specs = {name: read_spec(folder) for name, folder in bundled_models().items()}
+    return {
+        name: getattr(spec, "scaling", "") == "hounsfield"
+        for name, spec in specs.items()
+        if getattr(spec, "restores", None) == task
+    }
+
+
+def _no_model(what: str, task: str) -> str:
     from medgen.restoration.classical import CLASSICAL
 
     other = ", or --method classical" if task in CLASSICAL else f" (medgen train restore_{task}_tiny makes one)"
-    raise MedgenError(f"restore: no bundled model does {what}. Give --model FOLDER{other}.")
+    return f"restore: no bundled model does {what}. Give --model FOLDER{other}."
 
 
 def _option(name: str) -> str:
@@ -140,14 +232,8 @@ def _option(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _checked_hash(model: str, task: str) -> str:
-    """The hash of a model that does a task."""
+def _hash(model: str) -> str:
     from medgen.models.bundled import find_model
-    from medgen.models.folder import model_hash, read_spec
+    from medgen.models.folder import model_hash
 
-    folder = find_model(model)
-    restores = getattr(read_spec(folder), "restores", None)
-    if restores != task:
-        does = f"is for task '{restores}'" if restores else "is no restorer"
-        raise MedgenError(f"restore: model '{model}' {does}; one for '{task}' is needed. Give another --model.")
-    return model_hash(folder)
+    return model_hash(find_model(model))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from medgen.checks import MedgenError, check_positive
+from medgen.checks import check_positive
+from medgen.io.findings import Refused
 
 __all__ = ["THICK", "fine_affine", "thick_axis"]
 
@@ -19,7 +20,8 @@ def thick_axis(spacing: tuple[float, ...], target: float | None = None) -> int:
         target: wanted spacing, mm; None: that of the voxels in the slices, which must be ``THICK`` times finer.
 
     Raises:
-        MedgenError: there is no such axis.
+        Refused: ``NOTHING_TO_DO``: there is no such axis.
+        MedgenError: ``target`` is no length.
 
     Example:
         >>> thick_axis((0.5, 3.0, 0.5))
@@ -29,16 +31,16 @@ def thick_axis(spacing: tuple[float, ...], target: float | None = None) -> int:
     fine = max(step for a, step in enumerate(spacing) if a != axis)
     shown = " x ".join(f"{step:g}" for step in spacing)
     if target is None and spacing[axis] < THICK * fine:
-        raise MedgenError(
+        raise Refused(
+            "NOTHING_TO_DO",
             f"restore: slices must be at least {THICK:g} times as thick as voxels are wide. Got {shown} mm. State "
-            "target_spacing (--target-spacing) if they are to be made thinner all the same."
+            "target_spacing (--target-spacing) if they are to be made thinner all the same.",
         )
     if target is not None:
         check_positive("restore", "target_spacing", target)
         if target >= spacing[axis]:
-            raise MedgenError(
-                f"restore: target_spacing must be below the slice spacing. Got {target:g} mm of {shown} mm."
-            )
+            text = f"restore: target_spacing must be below the slice spacing. Got {target:g} mm of {shown} mm."
+            raise Refused("NOTHING_TO_DO", text)
     return axis
 
 

@@ -14,16 +14,42 @@ from monai.data import MetaTensor
 from medgen.geometry import same_grid
 from medgen.io.atomic import atomic_path, write_json
 from medgen.io.nifti_survey import NiftiSource
-from medgen.restoration.restore import Restored
+from medgen.restoration.restored import Restored
 from medgen.restoration.scans import Scan, merged
 from medgen.restoration.written import NIFTI, Files, plain
 
-__all__ = ["MAPS", "maps_of", "write_restored"]
+__all__ = ["MAPS", "further_files", "maps_of", "write_restored"]
 
 MAPS = ("std", "lower", "upper")
 _DERIVATIONS = {"denoise": "denoised", "superres": "restored", "inpaint": "inpainted"}
 _CLASSICAL = {"denoise": "smoothed", "superres": "resampled", "inpaint": "processed", "bias": "processed"}
 _ROUNDING = 0.01  # of the values' deviation: what rounding to the stored type may cost
+
+
+def further_files(uncertainty: bool, samples: int) -> tuple[str, ...]:
+    """What is written beside an image, by the key of ``Files.more``.
+
+    Args:
+        uncertainty: whether maps are asked for.
+        samples: how many are drawn.
+
+    Example:
+        >>> further_files(False, 2)
+        ('sample-1', 'sample-2')
+    """
+    return (*(MAPS if uncertainty else ()), *(_sample(k) for k in range(samples)))
+
+
+def _sample(k: int) -> str:
+    return f"sample-{k + 1}"
+
+
+def _samples_of(restored: Restored) -> dict[str, MetaTensor]:
+    """Each sample ``(1, *spatial)`` by its key."""
+    if restored.samples is None:
+        return {}
+    values, affine = restored.samples.as_tensor(), restored.samples.affine
+    return {_sample(k): MetaTensor(one[None], affine=affine) for k, one in enumerate(values)}
 
 
 def maps_of(restored: Restored) -> dict[str, MetaTensor]:
@@ -39,6 +65,7 @@ def write_restored(
     restored: Restored,
     record: Mapping[str, Any],
     hole: torch.Tensor | None,
+    description: str,
 ) -> tuple[int, tuple[str, ...]]:
     """Writes a restored scan, its maps and its record: all, or what was there stays.
 
@@ -46,18 +73,22 @@ def write_restored(
     rounding to the stored type would cost more than 1 % of the values' standard deviation, float32 is stored.
 
     Args:
-        files: where; of ``files.more`` the maps that there are are written.
+        files: where; of ``files.more`` the maps and samples that there are are written. Samples are NIfTI files
+            whatever the scan was, in the type and with the untouched voxels of the image.
         scan: as it was.
         source: the volume of the scan, as a survey found it.
         restored: what is written.
         record: of the JSON file, and of DICOM: provenance; ``synthetic`` says what the files are marked as.
         hole: ``(1, X, Y, Z)``, where values are new; None: everywhere.
+        description: of a series, at most 64 characters.
 
     Returns:
         How many values were clipped to the stored type, and what is to be known.
     """
+    from medgen.io.nifti import write_nifti
+
     synthetic = bool(record["synthetic"])
-    image = MetaTensor(plain(restored.image), affine=restored.image.affine.cpu())
+    image = _bare(restored.image, source)
     same = image.shape == scan.volume.shape and same_grid(image, scan.volume)
     mask = torch.ones_like(plain(image), dtype=torch.uint8) if hole is None else plain(hole)
     with ExitStack() as until_all_are_written:
@@ -68,19 +99,26 @@ def write_restored(
         write_json(path(files.record), dict(record))
         for name, volume in maps_of(restored).items():
             if name in files.more:
-                _write_map(path(files.more[name]), volume, synthetic)
+                write_nifti(path(files.more[name]), _bare(volume, source).float(), synthetic=synthetic, processed=True)
+
+        def nifti(final: Any, volume: MetaTensor) -> tuple[int, tuple[str, ...]]:
+            if same and scan.stored is None and scan.path.name.lower().endswith(NIFTI):
+                return _write_like(path(final), scan, source, volume, mask, synthetic)
+            return _write_nifti(path(final), scan, source, volume, mask, synthetic, same)
+
+        said = [nifti(files.more[name], _bare(one, source)) for name, one in _samples_of(restored).items()]
         if files.is_series:
-            return _write_series(files, scan, image, mask, record, same)
-        if same and scan.stored is None and scan.path.name.lower().endswith(NIFTI):
-            return _write_like(path(files.target), scan, source, image, mask, synthetic)
-        return _write_nifti(path(files.target), scan, source, image, mask, synthetic, same)
+            said.append(_write_series(files, scan, image, mask, record, same, description))
+        else:
+            said.append(nifti(files.target, image))
+    remarks = dict.fromkeys(remark for _, some in said for remark in some)
+    return sum(clipped for clipped, _ in said), tuple(remarks)
 
 
-def _write_map(path: Any, volume: MetaTensor, synthetic: bool) -> None:
-    from medgen.io.nifti import write_nifti
-
-    bare = MetaTensor(plain(volume).float(), affine=volume.affine.cpu())
-    write_nifti(path, bare, synthetic=synthetic, processed=True)
+def _bare(volume: MetaTensor, source: Any) -> MetaTensor:
+    """A volume on the CPU with its affine, of which is known what it refers to if the source says it."""
+    meta = {"form_codes": source.header.form_codes} if isinstance(source, NiftiSource) else {}
+    return MetaTensor(plain(volume), affine=volume.affine.cpu(), meta=meta)
 
 
 def _write_like(
@@ -102,11 +140,11 @@ def _write_nifti(
     """A NIfTI file of a scan that was none, or on another grid: the scan's type where that holds the values."""
     from medgen.io.nifti import write_nifti
 
-    meta: dict[str, Any] = {}
+    meta: dict[str, Any] = {"form_codes": image.meta["form_codes"]} if "form_codes" in image.meta else {}
     clipped, remarks = 0, tuple[str, ...]()
     if isinstance(source, NiftiSource):
         stored = source.header.stored
-        meta = {"stored_dtype": stored.name, "scl_slope": stored.slope, "scl_inter": stored.inter}
+        meta |= {"stored_dtype": stored.name, "scl_slope": stored.slope, "scl_inter": stored.inter}
         values = plain(image)
     else:
         values, clipped, remarks = _typed(scan, image, mask, same)
@@ -115,7 +153,13 @@ def _write_nifti(
 
 
 def _write_series(
-    files: Files, scan: Scan, image: MetaTensor, mask: torch.Tensor, record: Mapping[str, Any], same: bool
+    files: Files,
+    scan: Scan,
+    image: MetaTensor,
+    mask: torch.Tensor,
+    record: Mapping[str, Any],
+    same: bool,
+    description: str,
 ) -> tuple[int, tuple[str, ...]]:
     """A derived series of the scan's study."""
     from medgen.io.write_dicom import write_series
@@ -127,7 +171,7 @@ def _write_series(
         files.target,
         MetaTensor(values, affine=image.affine),
         reference=scan.series.files if scan.series is not None else None,
-        description=f"{derivations.get(task, 'restored')} by medgen",
+        description=description,
         derivation=derivations.get(task, "restored"),
         provenance=record,
         synthetic="part" if record["synthetic"] else "no",

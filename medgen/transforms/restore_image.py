@@ -9,18 +9,21 @@ from typing import Any
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from medgen.checks import MedgenError
+from medgen.checks import MedgenError, check_choice
 from medgen.transforms.base import as_volume
 from medgen.transforms.models import process_model
 
 __all__ = ["RestoreImage", "RestoreImaged"]
 
+TASKS = ("denoise", "superres", "motion", "bias")
+
 
 class RestoreImage(Transform):
-    """Denoises, thins the slices of, or corrects a scan, as its restorer was trained to; nothing is random.
+    """Denoises, thins the slices of, or corrects a scan by a restorer; nothing is random.
 
     Args:
-        model: name of a bundled restorer, or a folder of one.
+        task: ``denoise``, ``superres``, ``motion`` or ``bias`` (for holes: :class:`InpaintRegion`).
+        model: name or folder of a restorer; the bundled one for the task by default.
         noise_level: see :func:`medgen.restoration.restore.restore`, as are ``target_spacing`` and ``slice_profile``.
         target_spacing: see there; the result lies on a finer grid.
         slice_profile: see there.
@@ -29,13 +32,16 @@ class RestoreImage(Transform):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] = "brain-mri-denoise",
+        task: str = "denoise",
+        model: str | os.PathLike[str] | None = None,
         noise_level: float | None = None,
         target_spacing: float | None = None,
         slice_profile: str = "gaussian",
         device: str = "auto",
     ) -> None:
-        self.model, self.device = os.fspath(model), device
+        check_choice(type(self).__name__, "task", task, TASKS)
+        self.task, self.device = task, device
+        self.model = None if model is None else os.fspath(model)
         self.noise_level, self.target_spacing, self.slice_profile = noise_level, target_spacing, slice_profile
 
     def __call__(self, image: Any) -> MetaTensor:
@@ -55,10 +61,12 @@ class RestoreImage(Transform):
     def restored(self, image: Any) -> tuple[MetaTensor, MetaTensor | None]:
         """The restored scan and the expected error of each voxel, None where the model does not say it."""
         from medgen.restoration.restore import restore
+        from medgen.restoration.settings import default_model
 
         name = type(self).__name__
+        model = process_model(self.model or default_model(self.task), self.device, name)
         made = restore(
-            as_volume(name, "image", image), process_model(self.model, self.device, name),
+            as_volume(name, "image", image), self.task, model,
             noise_level=self.noise_level, target_spacing=self.target_spacing, slice_profile=self.slice_profile,
         )  # fmt: skip
         return made.image, made.std
@@ -69,7 +77,8 @@ class RestoreImaged(MapTransform):
 
     Args:
         keys: of the scans, each replaced.
-        model: see :class:`RestoreImage`, as are ``noise_level``, ``target_spacing``, ``slice_profile`` and ``device``.
+        task: see :class:`RestoreImage`.
+        model: see :class:`RestoreImage`.
         noise_level: see :class:`RestoreImage`.
         target_spacing: see :class:`RestoreImage`.
         slice_profile: see :class:`RestoreImage`.
@@ -84,7 +93,8 @@ class RestoreImaged(MapTransform):
     def __init__(
         self,
         keys: Hashable | Sequence[Hashable] = "image",
-        model: str | os.PathLike[str] = "brain-mri-denoise",
+        task: str = "denoise",
+        model: str | os.PathLike[str] | None = None,
         noise_level: float | None = None,
         target_spacing: float | None = None,
         slice_profile: str = "gaussian",
@@ -94,7 +104,7 @@ class RestoreImaged(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.std_postfix = std_postfix
-        self.transform = RestoreImage(model, noise_level, target_spacing, slice_profile, device)
+        self.transform = RestoreImage(task, model, noise_level, target_spacing, slice_profile, device)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """A copy of ``data`` with the scans restored."""
@@ -111,7 +121,7 @@ class RestoreImaged(MapTransform):
                 continue
             if std is None:
                 raise MedgenError(
-                    f"RestoreImaged: model '{self.transform.model}' says no expected error. Leave std_postfix out."
+                    f"RestoreImaged: the model for '{self.transform.task}' says no error. Leave std_postfix out."
                 )
             result[f"{key}_{self.std_postfix}"] = std
         return result

@@ -24,21 +24,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medgen.diffusion.randomness import derive_seed, generators
-from medgen.diffusion.schedules import logsnr_sigmas
 from medgen.intensity import IntensityWindow, bright_end
 from medgen.metrics.frechet import bootstrap_interval
 from medgen.models.bundled import load_model
-from medgen.models.restorer import RestorerModel, predicted
+from medgen.models.restorer import RestorerModel
 from medgen.operators import CartesianKSpace, Chain, GaussianNoise, Phase, cartesian_mask
 from medgen.operators.fourier import ifft
-from medgen.restoration.prior import Prior
+from medgen.restoration.denoiser_prior import restorer_prior
 from medgen.restoration.sampled import restore_samples
 
 NOISE, ACCELERATION, CENTER = 0.005, 4.0, 0.08
 WEIGHTS = (0.001, 0.002, 0.004, 0.008, 0.016)
 METHODS = ("zero-filled", "total variation", "mean of samples", "one sample")
 MIDDLE = 95
-LEVELS = (0.005, 0.1)  # above, a denoiser knows less of the image than the zero-filled one shows
+SIGMA_MAX = 0.1  # above, a denoiser knows less of the image than the zero-filled one shows
 
 
 @dataclass(frozen=True)
@@ -126,20 +125,6 @@ def _divergence(p: Tensor) -> Tensor:
     return total
 
 
-def restorer_prior(model: RestorerModel, start: Tensor, steps: int) -> Prior:
-    """A denoiser as a prior, begun from an image."""
-    size, unit = start.shape[2:], model.multiple
-    pads = [p for n in reversed(size) for p in (0, -n % unit)]
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        padded = F.pad(x, pads, mode="replicate") if any(pads) else x
-        mean, _ = predicted(model.networks["restorer"], model.spec, padded, sigma)
-        return mean[(slice(None), slice(None), *(slice(n) for n in size))]
-
-    sigmas = logsnr_sigmas(steps, *LEVELS)
-    return Prior(denoise, lambda z: z, (1, *size), sigmas, prior_std=0.3, start=start)
-
-
 def psnr(image: Tensor, truth: Tensor) -> float:
     return float(-10 * torch.log10((image.reshape(truth.shape) - truth).square().mean()))
 
@@ -156,7 +141,8 @@ def run(
     for seed in range(masks):
         case, began = measured(truth, seed), time.monotonic()
         zero = ifft(case.y[None]).abs()
-        prior = restorer_prior(model, case.operator.adjoint(case.y[None]), steps)
+        start = case.operator.adjoint(case.y[None])
+        prior = restorer_prior(model, start, sigma_max=SIGMA_MAX, num_inference_steps=steps)
         made = restore_samples(
             case.y, case.operator, prior, noise_std=NOISE, method="diffpir", samples=samples, seed=100 * seed,
             window=IntensityWindow(0.0, 1.0),

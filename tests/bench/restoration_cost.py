@@ -48,7 +48,7 @@ def child(model: str, data: str) -> dict[str, float]:
     elif task == "inpaint":
         options["inpaint_mask"] = as_meta(sphere(image.shape, [n / 2 for n in image.shape], 20, (1, 1, 1)), affine)
     start = time.perf_counter()
-    restore(given, loaded, guard="off", **options)
+    restore(given, task, loaded, guard="off", **options)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 

@@ -59,14 +59,14 @@ def fills(scan: Scan, hole: Flags, model: Any, sampler: Any, unet: Any, classica
         hole: to fill, the mirror image included.
         model: restorer; None: none.
         sampler: diffusion model of task ``inpaint``; None: none.
-        unet: callable on (image, hole); None: none.
+        unet: see :class:`tests.bench.restoration_unet.Filler`; None: none.
         classical: whether to run the methods without a network.
     """
     made = {}
     if classical:
         made = {"mean": surrounding_mean(scan.image, hole, scan.brain), "biharmonic": biharmonic(scan.image, hole)}
     if unet is not None:
-        made["monai unet"] = unet(scan.image, hole)
+        made["monai unet"] = unet(scan.image, scan.affine, hole)
     if sampler is not None:
         made |= sampled(scan, hole, sampler)
     if model is not None:
@@ -106,13 +106,13 @@ def run(scan: Scan, count: int, **methods: Any) -> tuple[list[Row], list[tuple[s
     return rows, panels
 
 
-def unet_of(path: str) -> Any:
-    """A network trained by the other script; None without a path."""
+def unet_of(path: str, model: Any) -> Any:
+    """A network trained by the other script on the pairs of ``model``; None without a path."""
     if not path:
         return None
     from tests.bench.restoration_unet import Filler
 
-    return Filler.load(Path(path))
+    return Filler.load(Path(path), model.spec)
 
 
 def main() -> None:
@@ -124,9 +124,8 @@ def main() -> None:
     rows, panels = earlier(given.baselines), []
     for scan in scans(given.data, given.scans or MAIN):
         drawn = sampler if scan.name.endswith("T1") else None
-        found, shown = run(
-            scan, given.limit, model=model, sampler=drawn, unet=unet_of(given.unet), classical=given.baselines is None
-        )
+        methods = {"model": model, "sampler": drawn, "unet": unet_of(given.unet, model)}
+        found, shown = run(scan, given.limit, **methods, classical=given.baselines is None)
         rows += found
         panels += shown
     rows.sort(key=lambda row: row["scan"])

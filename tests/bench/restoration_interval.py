@@ -19,7 +19,8 @@ from medgen.checks import MedgenError
 from medgen.metrics import compare_widths
 from medgen.models import load_model
 from medgen.models.restorer import RestorerModel
-from medgen.restoration.restore import Restored, restore
+from medgen.restoration.restore import restore
+from medgen.restoration.restored import Restored
 from tests.bench.restoration_figures import Row, arguments, finish, sheet, table
 from tests.bench.restoration_methods import Array, array_of, by_model, rician, thick, whole_slices
 from tests.bench.restoration_people import (
@@ -82,7 +83,7 @@ def noisy_sites(scan: Scan, level: float, count: int, model: RestorerModel) -> I
 def sliced_sites(scan: Scan, level: float, count: int, model: RestorerModel) -> Iterator[Site]:
     """Blocks of the scan at 4 mm."""
     scan = whole_slices(scan, 2)
-    done = restore(thick(scan, 2)[0], model, target_spacing=1.0, guard="off")
+    done = restore(thick(scan, 2)[0], "superres", model, target_spacing=1.0, guard="off")
     for box, _ in blocks(scan.brain, count, BLOCK, margin=0):
         yield site_of(done, scan, box)
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medgen.operators import RicianNoise, ThroughPlane
-from medgen.restoration.restore import Restored, restore
+from medgen.restoration.restore import restore
+from medgen.restoration.restored import Restored
 from medgen.restoration.thick_slices import fine_affine
 from tests.bench.restoration_people import Scan, as_meta, bounding_box
 
@@ -121,7 +122,7 @@ def biharmonic(image: Array, hole: NDArray[np.bool_]) -> Array:
 
 def by_model(scan: Scan, model: Any, **options: Any) -> Restored:
     """A restorer on the image of a scan; blocks are smaller than the guard would let pass."""
-    return restore(as_meta(scan.image, scan.affine), model, guard="off", **options)
+    return restore(as_meta(scan.image, scan.affine), model.spec.restores, model, guard="off", **options)
 
 
 def array_of(volume: MetaTensor) -> Array:

@@ -94,7 +94,7 @@ def scans(data: Path, names: Sequence[str] = MAIN) -> Iterator[Scan]:
         elif person == "tumour":
             yield _tumour(data, contrast)
         else:
-            yield _patient(data, contrast)
+            yield patient(data, person, contrast)
 
 
 def _template() -> Scan:
@@ -113,10 +113,17 @@ def _template() -> Scan:
     return _scan("mni152-T1", image, template.affine, brain, tissues, np.zeros(image.shape, bool), symmetric=True)
 
 
-def _patient(data: Path, contrast: str) -> Scan:
+def patient(data: Path, person: str, contrast: str) -> Scan:
+    """A scan of ``open_ms/cross_sectional``.
+
+    Args:
+        data: the data folder.
+        person: ``patient07`` (restorers are trained on it) or ``patient19``.
+        contrast: a key of ``PATIENT_FILES``.
+    """
     from skimage.filters import threshold_multiotsu
 
-    folder = data / "open_ms" / "cross_sectional" / PATIENT
+    folder = data / "open_ms" / "cross_sectional" / person
     files = {name: read_nifti(folder / f"{PATIENT_FILES[name]}.nii.gz") for name in ("T1", contrast)}
     anatomy, image = (np.maximum(files[name].numpy()[0], 0) for name in ("T1", contrast))
     lesions = read_nifti(folder / "lesions.nii.gz", role="label").numpy()[0] > 0
@@ -124,7 +131,7 @@ def _patient(data: Path, contrast: str) -> Scan:
     tissues = np.zeros(image.shape, np.int8)
     known = brain & ~lesions
     tissues[known] = 1 + np.digitize(anatomy[known], threshold_multiotsu(anatomy[known], 3))
-    return _scan(f"{PATIENT}-{contrast}", image, np.asarray(files[contrast].affine), brain, tissues, lesions)
+    return _scan(f"{person}-{contrast}", image, np.asarray(files[contrast].affine), brain, tissues, lesions)
 
 
 def _tumour(data: Path, contrast: str) -> Scan:

@@ -48,7 +48,7 @@ def upsampled(scan: Scan, axis: int, model: Any, classical: bool = True) -> dict
     slices = array_of(measured)
     made = {name: interpolated(slices, operator, order) for name, order in (("linear", 1), ("cubic", 3)) if classical}
     if model is not None:
-        restored = restore(measured, model, target_spacing=1.0, guard="off").image
+        restored = restore(measured, "superres", model, target_spacing=1.0, guard="off").image
         if restored.shape[1:] != scan.image.shape or not np.allclose(restored.affine, scan.affine, atol=1e-3):
             raise MedgenError(
                 f"bench: the restored scan must lie on the scan's grid {scan.image.shape}. Got "
@@ -87,7 +87,7 @@ def raw(data: Path, model: Any, limit: int) -> tuple[list[Row], list[Panel]]:
     for path in sorted((data / "open_ms" / "longitudinal").glob("*/study*_*.nii.gz"))[:limit]:
         volume = read_nifti(path)
         axis = thick_axis(tuple(np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)))
-        restored = restore(volume, model, guard="warn")
+        restored = restore(volume, "superres", model, guard="warn")
         given, image = array_of(volume), array_of(restored.image)
         apart, fine = (float(np.linalg.norm(np.asarray(v.affine)[:3, axis])) for v in (volume, restored.image))
         operator = ThroughPlane(

@@ -12,25 +12,26 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from monai.networks.nets import UNet
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from medgen.continuation import pulled
-from medgen.diffusion.randomness import derive_seed
 from medgen.intensity import bright_end
+from medgen.models.restorer_spec import RestorerSpec
+from medgen.restoration.restorer_tasks import RESTORER_TASKS, Scan
 from medgen.trainers.config import load_config
+from medgen.trainers.data import BatchesFrom, Items
 from medgen.trainers.restorer_config import RestorerConfig
 from medgen.trainers.scans import ScanSource
 from tests.bench.restoration_methods import Array
-from tests.bench.restoration_people import Flags, bounding_box
+from tests.bench.restoration_people import Flags
 
 CHANNELS, STRIDES, UNITS = (24, 48, 96), (2, 2), 2
-WINDOW = 96
 REPORT = 100
 
 
@@ -39,67 +40,67 @@ def network(dims: int, channels: int) -> UNet:
     return UNet(dims, channels, 1, CHANNELS, STRIDES, num_res_units=UNITS)
 
 
-def batch(source: ScanSource, step: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Input ``(B, 1 or 2, *patch)`` and clean ``(B, 1, *patch)`` of a step."""
-    items = [source.item(derive_seed(seed, "item", step, k)) for k in range(size)]
-    inputs = [torch.cat([item[key] for key in ("input", "inpaint_mask") if key in item]) for item in items]
-    return torch.stack(inputs), torch.stack([item["image"] for item in items])
-
-
-def trained(config: RestorerConfig, source: ScanSource, steps: int) -> UNet:
+def trained(config: RestorerConfig, source: ScanSource, steps: int, device: torch.device) -> UNet:
     """The network after so many steps.
 
     Args:
         config: of the restorer.
         source: of its items.
         steps: of Adam.
+        device: where to train.
     """
     dims = len(config.grid.size)
     torch.manual_seed(config.seed)
-    net = network(dims, 2 if config.restores == "inpaint" else 1)
+    net = network(dims, 2 if config.restores == "inpaint" else 1).to(device)
     optimiser = torch.optim.Adam(net.parameters(), config.optimisation.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 0.5 + 0.5 * math.cos(math.pi * k / steps))
-    for step in range(steps):
-        given, clean = batch(source, step, config.batch_size, config.seed)
+    loader: DataLoader[Any] = DataLoader(
+        Items(source, config), batch_sampler=BatchesFrom(0, steps, config.batch_size), num_workers=config.num_workers
+    )
+    for step, items in enumerate(loader):
+        given = torch.cat([items[key] for key in ("input", "inpaint_mask") if key in items], dim=1).to(device)
         optimiser.zero_grad()
-        loss = F.l1_loss(net(given), clean)
+        loss = F.l1_loss(net(given), items["image"].to(device))
         loss.backward()
         optimiser.step()
         schedule.step()
         if step % REPORT == 0:
             print(f"step {step} loss {loss.item():.4f}", flush=True)
-    return net.eval()
+    return net.cpu().eval()
 
 
 class Filler:
-    """The trained network on a scan with a hole.
+    """The trained network on a scan with a hole, in the place of the restorer.
 
     Args:
         net: of two input channels.
+        spec: of the restorer whose pairs it was trained on.
     """
 
-    def __init__(self, net: UNet) -> None:
+    def __init__(self, net: UNet, spec: RestorerSpec) -> None:
         self.net = net.eval()
+        self.spec, self.multiple = spec, math.prod(STRIDES)
 
     @classmethod
-    def load(cls, path: Path) -> Filler:
+    def load(cls, path: Path, spec: RestorerSpec) -> Filler:
         """From the file that this script writes."""
         net = network(3, 2)
         net.load_state_dict(torch.load(path, weights_only=True))
-        return cls(net)
+        return cls(net, spec)
 
     @torch.no_grad()
-    def __call__(self, image: Array, hole: Flags) -> Array:
+    def restored(self, image: Tensor, strength: float, hole: Tensor, callback: Any = None) -> tuple[Tensor, None]:
+        """As :meth:`medgen.models.restorer.RestorerModel.restored`, without an expected error."""
+        made = self.net(torch.cat([image, hole])[None].float())
+        return made[0], None
+
+    def __call__(self, image: Array, affine: Array, hole: Flags) -> Array:
         """Image ``(X, Y, Z)`` with the hole filled, in the scan's unit."""
         shown = torch.from_numpy(np.where(hole, 0, image).astype(np.float32))[None]
-        mask = torch.from_numpy(hole.astype(np.float32))[None]
         scale = bright_end(shown)
-        box = (slice(None), *bounding_box(hole, WINDOW // 2))
-        given = torch.cat([pulled(shown[box] / scale, mask[box]), mask[box]])[None]
-        found = sliding_window_inference(given, (WINDOW,) * 3, 1, self.net, overlap=0.25, mode="gaussian")
-        filled = shown.clone()
-        filled[box] = found[0] * scale
-        return np.where(hole, filled[0].numpy(), image)
+        scan = Scan(shown / scale, affine, scale, 0.0)
+        made: Any = RESTORER_TASKS["inpaint"](self, scan, torch.from_numpy(hole)[None], {}, None)
+        return np.where(hole, made.mean[0].numpy() * scale, image)
 
 
 def main() -> None:
@@ -109,11 +110,13 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", help="KEY=VALUE over the configuration")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, help="those of the configuration by default")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
     given = parser.parse_args()
     config = load_config(given.config, given.changes)
     if not isinstance(config, RestorerConfig):
         parser.error(f"{given.config} is not the configuration of a restorer")
-    net = trained(config, ScanSource.training(config), given.steps or config.steps)
+    source = ScanSource.training(config)
+    net = trained(config, source, given.steps or config.steps, torch.device(given.device))
     given.output.parent.mkdir(parents=True, exist_ok=True)
     torch.save(net.state_dict(), given.output)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from medgen.models import load_model
 from tests.bench import restoration_lesions as lesions
 from tests.bench.restoration_figures import gradient_energy, psnr, table
 from tests.bench.restoration_inpaint import fills, judged
@@ -142,10 +143,10 @@ def test_unet_fills_the_hole_alone() -> None:
     torch.manual_seed(0)
     scan = head(32)
     hole = sphere(scan.image.shape, (16, 16, 16), 4, (1, 1, 1))
-    filler = Filler(network(3, 2))
-    filled = filler(scan.image, hole)
+    filler = Filler(network(3, 2), load_model("brain-mri-inpaint", device="cpu").spec)
+    filled = filler(scan.image, scan.affine, hole)
     assert np.array_equal(filled[~hole], scan.image[~hole])
     assert (filled[hole] != scan.image[hole]).all()
     other = scan.image.copy()
     other[hole] = 7
-    assert np.array_equal(filler(other, hole), filled)
+    assert np.array_equal(filler(other, scan.affine, hole), filled)

@@ -29,11 +29,11 @@ from medgen.restoration import restore as restore_module
 from medgen.restoration.batch import PLAN, BatchSummary, restore_batch
 from medgen.restoration.batch_case import redacted
 from medgen.restoration.batch_process import Limits
-from medgen.restoration.restore import Restored
 from medgen.restoration.restore_file import restore_file
+from medgen.restoration.restored import Restored
 from medgen.restoration.settings import RestoreSettings
 from tests.io.tools import entity_errors, object_errors
-from tests.restoration.mixed_inputs import CANARIES, image, mixed_inputs, save, series
+from tests.restoration.mixed_inputs import CANARIES, ct, image, mixed_inputs, save, series
 
 SMOOTH = RestoreSettings("denoise", "classical")
 FINE = RestoreSettings("superres", "classical")
@@ -99,15 +99,17 @@ def test_header_geometry_and_type_are_kept(mixed: Path, want: Path) -> None:
 def test_derived_series_of_the_same_study(mixed: Path, want: Path) -> None:
     rows = [row for row in report_of(want)["cases"] if row["status"] == "restored" and "." not in row["path"]]
     assert len(rows) == 3
-    everything = []
+    everything, described = [], set[str]()
     for row in rows:
         files = [want / name for name in row["outputs"]]
         header = pydicom.dcmread(files[0])
         assert header.ImageType[0] == "DERIVED"
         assert header.PatientName == "Kanarie^Vogelvrij"
         assert header.get("SyntheticData") is None
-        assert "smoothed" in header.DerivationDescription
+        assert "Smoothing" in header.DerivationDescription
+        described.add(header.SeriesDescription)
         everything += files
+    assert {"T1 axial, denoised (medgen)", "T2 TSE, denoised (medgen)"} < described
     assert object_errors(everything) == []
     for row in rows:
         assert entity_errors([want / name for name in row["outputs"]]) == []
@@ -132,13 +134,15 @@ def test_identity_in_paths_and_errors_is_removed(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(restore_module, "restore", broken)
     logged: list[dict[str, Any]] = []
-    settings = RestoreSettings("denoise", model="any")
+    monkeypatch.setattr("medgen.restoration.settings.check_model", lambda model, task: None)
     monkeypatch.setattr(RestoreSettings, "fingerprint", lambda self: "x")
+    settings = RestoreSettings("denoise", model="any")
     summary = restore_batch(source, tmp_path / "out", settings, log=logged.append)
     text = (json.dumps(logged) + (tmp_path / "out" / "report.json").read_text()).lower()
     assert all(canary.lower() not in text for canary in CANARIES)
-    assert {row["code"] for row in summary.report["cases"]} == {"FAILED"}
-    assert "KeyError at tests.restoration.test_batch" in summary.report["cases"][0]["reason"]
+    told = {row["code"]: row["reason"] for row in summary.report["cases"]}
+    assert told.keys() == {"FAILED", "MISSING_SLICE"}
+    assert "KeyError at tests.restoration.test_batch" in told["FAILED"]
     assert summary.status == 1
 
 
@@ -353,7 +357,7 @@ def test_hole_outside_bit_identical(tmp_path: Path) -> None:
     mask = save(tmp_path / "hole.nii.gz", hole)
     settings = RestoreSettings("inpaint", "classical", mask=mask)
     summary = restore_batch(tmp_path / "in", tmp_path / "out", settings)
-    assert states(summary) == {"a.nii.gz": "restored", "other.nii.gz": "REFUSED"}
+    assert states(summary) == {"a.nii.gz": "restored", "other.nii.gz": "GRIDS_DIFFER"}
     new = np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)
     np.testing.assert_array_equal(new[hole == 0], values[hole == 0])
     assert (new[hole == 1] != values[hole == 1]).mean() > 0.9
@@ -361,17 +365,18 @@ def test_hole_outside_bit_identical(tmp_path: Path) -> None:
     assert restore_file(source, tmp_path / "b.nii.gz", settings)["clipped"] == 0
 
 
-def stand_in(volume: MetaTensor, model: str, **options: Any) -> Restored:
+def stand_in(volume: MetaTensor, task: str, model: str, **options: Any) -> Restored:
     """A model that halves the scan, and knows its error."""
     if options["device"] != "cpu":
         raise torch.OutOfMemoryError("CUDA out of memory")
     half = MetaTensor(volume.as_tensor() / 2, affine=volume.affine)
     provenance = {"model": model, "versions": {"medgen": "0"}, "synthetic": False}
-    return Restored(half, half, half, half, {"noise_level": 0.1}, ("a remark",), provenance)
+    return Restored(half, half, half, half, None, {"noise_level": 0.1}, ("a remark",), provenance)
 
 
 def test_model_maps_and_fallback_to_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restore_module, "restore", stand_in)
+    monkeypatch.setattr("medgen.restoration.settings.check_model", lambda model, task: None)
     monkeypatch.setattr(RestoreSettings, "fingerprint", lambda self: "x")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     source = save(tmp_path / "in" / "a.nii.gz", image(1))
@@ -407,6 +412,12 @@ def test_coarse_whole_numbers_become_float(tmp_path: Path) -> None:
         ({"task": "inpaint"}, "--mask"),
         ({"task": "denoise", "target_spacing": 1.0}, "--target-spacing"),
         ({"task": "denoise", "noise_level": -1.0}, "above 0"),
+        ({"task": "denoise", "noise_level": 1.0}, "below 1"),
+        ({"task": "denoise", "device": "gpu"}, "device must be one of"),
+        ({"task": "denoise", "model": "brain-t1"}, "is no restorer"),
+        ({"task": "denoise", "model": "brain-mri-superres"}, "is for task 'superres'"),
+        ({"task": "denoise", "model": "no-such"}, "unknown model"),
+        ({"task": "bias"}, "no bundled model does 'bias'"),
         ({"task": "denoise", "method": "classical", "model": "x"}, "--model"),
         ({"task": "superres", "slice_profile": "triangle"}, "slice_profile"),
     ],
@@ -416,10 +427,10 @@ def test_settings_that_cannot_be_meant(arguments: dict[str, Any], match: str) ->
         RestoreSettings(**arguments)
 
 
-def test_scan_without_a_model_for_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medgen.models.bundled.bundled_models", dict)
-    save(tmp_path / "in" / "a.nii.gz", image(1))
-    summary = restore_batch(tmp_path / "in", tmp_path / "out", RestoreSettings("denoise"))
-    assert summary.report["cases"][0]["code"] == "REFUSED"
-    assert "no bundled model" in summary.report["cases"][0]["reason"]
-    assert batch_case.own_outputs(tmp_path / "out" / "a.json") == {}
+def test_scan_without_a_model_for_it_is_refused(tmp_path: Path) -> None:
+    ct(tmp_path / "in")
+    summary = restore_batch(tmp_path / "in", tmp_path / "out", RestoreSettings("superres"))
+    (row,) = summary.report["cases"]
+    assert row["code"] == "NO_MODEL"
+    assert row["reason"].startswith("restore: no bundled model does 'superres' of CT.")
+    assert batch_case.own_outputs(tmp_path / "out" / f"{row['name']}.json") == {}

@@ -44,9 +44,26 @@ def test_selection(tmp_path: Path) -> None:
     told = states(summary)
     assert {told[f"b/IM{n:04d}"] for n in range(1, 7)} == {"NOT_SELECTED"} == {told["c.nii.gz"]}
     assert summary.made == 1
+    assert summary.warning == ""
     for wrong in ("", "Modality", "Nonsense=1", "SeriesDescription~'a", "Modality<3"):
         with pytest.raises(MedgenError, match="--select"):
             parsed_selection(wrong)
+
+
+def test_selection_that_holds_for_nothing_says_which_condition(tmp_path: Path) -> None:
+    series(tmp_path / "in" / "a", 1, SeriesDescription="T1 axial")
+    series(tmp_path / "in" / "b", 2, SeriesDescription="T2 axial")
+    save(tmp_path / "in" / "c.nii.gz", image(1))
+    logged: list[dict[str, Any]] = []
+    select = "Modality=MR SeriesDescription~T1 PatientID=KV-000"
+    summary = restore_batch(tmp_path / "in", tmp_path / "out", SMOOTH, select=select, log=logged.append)
+    want = (
+        "--select holds for none of 2 DICOM volumes: Modality holds for 2, SeriesDescription holds for 1, PatientID "
+        "holds for 0. "
+    )
+    assert summary.warning.startswith(want)
+    assert logged == [{"event": "warning", "reason": summary.warning}]
+    assert (summary.status, summary.report["select"]["selected"]) == (1, 0)
 
 
 def test_what_still_arrives_is_left_alone(tmp_path: Path) -> None:
@@ -90,3 +107,23 @@ def test_diffusion_by_any_maker(tmp_path: Path, creator: Any, tag: int, vr: str,
             header.save_as(other, enforce_file_format=True)
     summary = restore_batch(tmp_path / "in", tmp_path / "out", SMOOTH)
     assert set(states(summary).values()) == {"DIFFUSION"}
+
+
+def test_series_that_cannot_be_used_has_one_row(tmp_path: Path) -> None:
+    for number in (1, 2):
+        cut = series(tmp_path / "in" / f"cut{number}", number)[2]
+        cut.write_bytes(cut.read_bytes()[:-100])
+    series(tmp_path / "in" / "gap", 3)[3].unlink()
+    save(tmp_path / "in" / "a.nii.gz", image(1))
+    logged: list[dict[str, Any]] = []
+    summary = restore_batch(tmp_path / "in", tmp_path / "out", SMOOTH, log=logged.append)
+    told = {row["name"]: (row["code"], row.get("files")) for row in summary.report["cases"]}
+    assert told == {
+        "a": (None, None), "cut1/IM0001": ("TRUNCATED_PIXEL_DATA", 6), "cut2/IM0001": ("TRUNCATED_PIXEL_DATA", 6),
+        "gap/IM0001": ("MISSING_SLICE", 5),
+    }  # fmt: skip
+    reasons = {row["name"]: row["reason"] for row in summary.report["cases"]}
+    assert reasons["cut1/IM0001"].startswith("'IM0004' holds 860 bytes")  # the file at fault
+    assert {row["case"] for row in summary.report["files"]} == told.keys()
+    assert {event["case"]: event.get("code") for event in logged} == {name: code for name, (code, _) in told.items()}
+    assert summary.report["counts"]["cases"] == {"found": 4, "restored": 1, "skipped": 0, "refused": 3, "failed": 0}

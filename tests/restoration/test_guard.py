@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
+from medgen.io.findings import Refused
 from medgen.models.domain import FIGURES, Domain, Limit
 from medgen.restoration.guard import guard, refuse_doubtful, scan_figures
 
@@ -67,7 +70,9 @@ def test_ct_is_refused_with_the_cards_line(domain: Domain) -> None:
     assert NEGATIVE in {doubt.sentence for doubt in found}
     told = guard(ct, domain, modality="CT")
     assert (told[0].code, told[0].severity, told[0].value, told[0].allowed) == ("MODALITY", "refuse", "CT", "MR")
-    with pytest.raises(MedgenError, match=r"restore: MODALITY: Images that are not MR\. \(modality CT, allowed MR\)"):
+    with pytest.raises(
+        Refused, match=r"^EXCLUDED: restore: MODALITY: Images that are not MR\. \(modality CT, allowed MR\)"
+    ):
         refuse_doubtful("restore", told)
 
 
@@ -106,6 +111,17 @@ def test_every_figure_is_measured_of_empty_and_noisy_volumes() -> None:
     assert figures["noise"] == pytest.approx(0.0097, abs=0.001)
     assert figures["middle"] == pytest.approx(1000 / 1023, abs=0.005)
     assert figures["background"] == 0
+
+
+@pytest.mark.parametrize("normal", [lambda x: x / x.max(), lambda x: ((x - x.mean()) / x.std()).clamp(min=0)])
+def test_normalised_images_are_told_by_their_unit(normal: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    sentence = "Normalised images were not seen."
+    domain = Domain(limits=(Limit("bright_end", sentence, low=10.0),))
+    scan = head(4)
+    assert guard(scan, domain) == []
+    (doubt,) = guard(MetaTensor(normal(scan.as_tensor()), affine=scan.affine), domain)
+    assert (doubt.code, doubt.severity, doubt.allowed) == ("UNIT", "warn", "at least 10")
+    assert doubt.text().startswith(f"UNIT: {sentence} (bright_end ")
 
 
 def test_a_few_negative_voxels_of_interpolation_are_let_pass(domain: Domain) -> None:

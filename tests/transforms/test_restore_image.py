@@ -37,20 +37,20 @@ def scan(seed: int = 0) -> MetaTensor:
 def test_the_array_transform_is_restore(folder: str) -> None:
     image = scan()
     before = image.clone()
-    made = RestoreImage(folder, noise_level=0.05, device="cpu")(image)
-    assert torch.equal(made, restore(image, folder, noise_level=0.05, device="cpu").image)
+    made = RestoreImage(model=folder, noise_level=0.05, device="cpu")(image)
+    assert torch.equal(made, restore(image, "denoise", folder, noise_level=0.05, device="cpu").image)
     assert torch.equal(image, before)
     assert torch.equal(made.affine, image.affine.double())
 
 
 def test_the_dictionary_transform(folder: str) -> None:
-    transform = RestoreImaged(("image", "other"), folder, noise_level=0.05, std_postfix="std", device="cpu")
+    transform = RestoreImaged(("image", "other"), "denoise", folder, noise_level=0.05, std_postfix="std", device="cpu")
     made = Compose([transform])({"image": scan(), "other": scan(1), "id": 7})
     assert set(made) == {"image", "image_std", "other", "other_std", "id"}
     assert made["image_std"].shape == made["image"].shape
     with pytest.raises(MedgenError, match="key 'other' is missing"):
         transform({"image": scan()})
-    partial = RestoreImaged(("image", "other"), folder, 0.05, allow_missing_keys=True, device="cpu")
+    partial = RestoreImaged(("image", "other"), "denoise", folder, 0.05, allow_missing_keys=True, device="cpu")
     assert set(partial({"image": scan()})) == {"image"}
 
 
@@ -70,7 +70,7 @@ class _Scans(torch.utils.data.Dataset[Any]):
 
 
 def test_in_worker_processes(folder: str) -> None:
-    transform = pickle.loads(pickle.dumps(RestoreImaged("image", folder, noise_level=0.05, device="cpu")))
+    transform = pickle.loads(pickle.dumps(RestoreImaged("image", model=folder, noise_level=0.05, device="cpu")))
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
     try:
@@ -85,4 +85,4 @@ def test_in_worker_processes(folder: str) -> None:
 
 def test_a_model_of_another_family(tmp_path: Path) -> None:
     with pytest.raises(MedgenError, match="unknown model"):
-        RestoreImage(tmp_path / "nowhere")(scan())
+        RestoreImage(model=tmp_path / "nowhere")(scan())

@@ -1,0 +1,138 @@
+"""What an operator measured, restored with a prior that was trained for no operator."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medgen.intensity import IntensityWindow, restorer_unit
+from medgen.io.findings import Refused
+from medgen.networks.threads import at_most_threads
+from medgen.operators import Mask, Operator
+from medgen.restoration.denoiser_prior import continued, restorer_prior
+from medgen.restoration.plug_and_play import plug_and_play
+from medgen.restoration.posterior import Measurement
+from medgen.restoration.prior import Prior
+from medgen.restoration.residual import check_residual
+from medgen.restoration.restored import Restored
+from medgen.restoration.sampled import PosteriorSamples, Progress, checked_measurement, restore_samples
+from medgen.restoration.settings import default_model
+
+if TYPE_CHECKING:
+    from medgen.models.base import Model
+    from medgen.models.restorer import RestorerModel
+
+__all__ = ["restore_measured"]
+
+SIGMA_MAX = 0.2
+"""About the error of a plain image of a measurement: first level of plug and play, and of samples begun from it."""
+
+TOLERANCE = 0.1  # of the residual over the noise, where it was made consistent by a finite number of iterations
+
+
+def restore_measured(
+    measured: Tensor,
+    operator: Operator,
+    model: str | os.PathLike[str] | Model[Any] | Prior | None = None,
+    *,
+    noise_std: float | None,
+    samples: int = 0,
+    seed: int = 0,
+    affine: Tensor | np.ndarray | None = None,
+    method: str | None = None,
+    device: str = "auto",
+    callback: Progress | None = None,
+) -> Restored:
+    """See :func:`medgen.restoration.restore.restore`."""
+    from medgen.models.bundled import load_model
+    from medgen.models.restorer import RestorerModel
+
+    if noise_std is None:
+        raise Refused("WRONG_OPTION", "restore: an operator needs noise_std, in the unit of volume; 0: exact. Give it.")
+    chosen = default_model("denoise") if model is None else model
+    prior: Any = load_model(chosen, device) if isinstance(chosen, str | os.PathLike) else chosen
+    if isinstance(prior, RestorerModel):
+        y, placed = checked_measurement(measured, operator, affine)
+        window = _unit_of(operator, y, prior)
+        if not samples:
+            return _single(y, operator, prior, window, noise_std, placed, callback)
+        prior, method = _prior(prior, operator, y, window, noise_std), method or "diffpir"
+    else:
+        window = None
+    if not samples:
+        raise Refused("WRONG_OPTION", "restore: a diffusion model draws samples. Give samples, 8 say.")
+    drawn = restore_samples(
+        measured, operator, prior, noise_std=noise_std, method=method or "pigdm", samples=samples, seed=seed,
+        affine=affine, window=window, callback=callback,
+    )  # fmt: skip
+    return _of_samples(drawn)
+
+
+def _unit_of(operator: Operator, y: Tensor, model: RestorerModel) -> IntensityWindow:
+    """The restorer's 0..1, by a plain image of what was measured."""
+    plain = operator.to_image(y)
+    scale, low = restorer_unit(plain.abs() if plain.is_complex() else plain, model.spec.scaling)
+    return IntensityWindow(low, low + scale)
+
+
+def _in_unit(operator: Operator, y: Tensor, window: IntensityWindow, noise_std: float) -> Measurement:
+    scale = window.high - window.low
+    offset = operator.forward(torch.full((1, 1, *operator.size), window.low, device=y.device))
+    return Measurement(operator, (y - offset) / scale, noise_std / scale)
+
+
+def _split(model: RestorerModel, known: Measurement, callback: Progress | None = None) -> Tensor:
+    """Plug and play ``(1, 1, *size)`` in the restorer's unit."""
+    sigma_max = max(SIGMA_MAX, 2 * known.noise_std)
+    with torch.no_grad(), at_most_threads(2, model.device):
+        return plug_and_play(model.denoise, known, sigma_max=sigma_max, callback=callback)
+
+
+def _single(
+    y: Tensor,
+    operator: Operator,
+    model: RestorerModel,
+    window: IntensityWindow,
+    noise_std: float,
+    affine: Tensor | None,
+    callback: Progress | None,
+) -> Restored:
+    made = window.inverse(_split(model, _in_unit(operator, y, window, noise_std), callback))
+    figures, remarks = dict[str, float](), tuple[str, ...]()
+    if noise_std > 0:
+        check = check_residual(Measurement(operator, y, noise_std), made, tolerance=TOLERANCE)
+        figures, remarks = {"residual_ratio": check.ratio}, tuple(filter(None, (check.sentence(),)))
+    settings = {"restored": "plug_and_play", "operator": operator.parameters(), "noise_std": noise_std}
+    record = model.provenance(0, settings)
+    record.pop("seed")
+    placed = torch.eye(4, dtype=torch.float64) if affine is None else affine
+    image = MetaTensor(made[0].float(), affine=placed, meta={"synthetic": True, "provenance": record})
+    return Restored(image, figures=figures, remarks=remarks, provenance=record)
+
+
+def _prior(model: RestorerModel, operator: Operator, y: Tensor, window: IntensityWindow, noise_std: float) -> Prior:
+    """Begun from the smooth continuation into a hole at the model's greatest level, else from plug and play."""
+    known = _in_unit(operator, y, window, noise_std)
+    if isinstance(operator, Mask):
+        return restorer_prior(model, continued(known.y, operator.inpaint_mask))
+    return restorer_prior(model, _split(model, known), sigma_max=SIGMA_MAX)
+
+
+def _of_samples(drawn: PosteriorSamples) -> Restored:
+    """As every restoration is given back."""
+    figures = {"residual_ratio": max(check.ratio for check in drawn.checks)} if drawn.checks else {}
+    samples = MetaTensor(
+        drawn.samples, affine=drawn.affine, meta={"synthetic": True, "provenance": dict(drawn.provenance)}
+    )
+    done = Restored(
+        drawn.mean, samples=samples, figures=figures, remarks=drawn.remarks, provenance=dict(drawn.provenance)
+    )  # fmt: skip
+    if len(drawn.samples) == 1:
+        return done
+    return replace(done, std=drawn.std, lower=drawn.lower, upper=drawn.upper)

@@ -1,0 +1,222 @@
+"""A scan restored by the restorer of a task, in the scan's own intensities and geometry."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medgen.checks import MedgenError
+from medgen.intensity import restorer_unit
+from medgen.io.findings import Refused
+from medgen.restoration.restored import Restored
+from medgen.restoration.restorer_tasks import RESTORER_TASKS, Made, Progress, Scan
+from medgen.restoration.sampled import predictive_factor
+from medgen.restoration.sampled_tasks import SAMPLED_TASKS, Asked, sampled_task
+from medgen.restoration.settings import default_model, default_restorer
+
+if TYPE_CHECKING:
+    from medgen.models.base import Model
+    from medgen.models.restorer import RestorerModel
+
+__all__ = ["GUARDS", "Task", "loaded_restorer", "restore_task"]
+
+GUARDS = ("refuse", "warn", "off")
+_BELONGS = {"inpaint_mask": "inpaint", "noise_level": "denoise", "target_spacing": "superres"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done with a scan; see :func:`medgen.restoration.restore.restore`.
+
+    Raises:
+        Refused: ``WRONG_OPTION``: an option that the task does not heed, or out of its range.
+    """
+
+    word: str
+    samples: int = 0
+    seed: int = 0
+    slice_profile: str = "gaussian"
+    modality: str | None = None
+    guard: str = "refuse"
+    device: str = "auto"
+    inpaint_mask: MetaTensor | None = None
+    noise_level: float | None = None
+    target_spacing: float | None = None
+    prior: str | os.PathLike[str] | Model[Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, task in _BELONGS.items():
+            if getattr(self, name) is not None and task != self.word:
+                raise _wrong(f"{name} is for task '{task}', not for '{self.word}'. Leave it out.")
+        if self.noise_level is not None and not 0 < self.noise_level < 1:
+            raise _wrong(f"noise_level must be above 0 and below 1. Got {self.noise_level}. 0.05 is 5%.")
+        if self.samples and self.word not in SAMPLED_TASKS:
+            raise _wrong(f"samples are drawn for {', '.join(SAMPLED_TASKS)}, not for '{self.word}'. Leave samples out.")
+        if self.prior is not None and (not self.samples or self.word == "denoise"):
+            raise _wrong("prior goes with samples of superres and inpaint (denoise: it is the model). Leave it out.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the functions in :mod:`medgen.restoration.restorer_tasks`."""
+        return {name: getattr(self, name) for name in ("noise_level", "target_spacing", "slice_profile")}
+
+
+def restore_task(
+    volume: MetaTensor | Tensor,
+    model: str | os.PathLike[str] | Model[Any] | Any | None,
+    task: Task,
+    callback: Progress | None = None,
+) -> Restored:
+    """Undo what a restorer was trained to undo; see :func:`medgen.restoration.restore.restore`."""
+    from medgen.restoration.inpaint import check_hole
+
+    given = _checked_volume(volume)
+    restorer, prior = _models(model, task)
+    if task.inpaint_mask is not None:
+        check_hole(given, task.inpaint_mask)
+    maker: Any = prior or restorer
+    scan = _in_unit(given, task.inpaint_mask, maker.spec.scaling)
+    hole = None if task.inpaint_mask is None else (task.inpaint_mask.as_tensor().cpu() > 0.5)
+    doubts = [text for one in (restorer, prior) if one is not None for text in _doubts(one, scan, task)]
+    made, record = None, {"restores": task.word, "synthetic": hole is not None or task.samples > 0}
+    if restorer is not None:
+        report = callback if prior is None else None
+        made = RESTORER_TASKS[task.word](restorer, scan, hole, task.options, report)
+    if prior is not None:
+        record |= {"samples": task.samples, "start": None if restorer is None else _named(restorer)}
+        seeds = range(task.seed, task.seed + task.samples)
+        made = sampled_task(task.word, Asked(prior, scan, hole, task.options, made, seeds, callback))
+    if made is None:
+        raise MedgenError(f"restore: nothing restores '{task.word}'. Give model.")
+    record = maker.provenance(task.seed, made.settings) | record
+    if prior is None:
+        record.pop("seed")
+    made = replace(made, remarks=tuple(dict.fromkeys((*doubts, *made.remarks))))
+    return _finished(given, scan, made, hole, task, maker.spec.interval_factor, record)
+
+
+def _finished(
+    volume: MetaTensor, scan: Scan, made: Made, hole: Tensor | None, task: Task, factor: float | None,
+    record: dict[str, Any],
+) -> Restored:  # fmt: skip
+    """In the scan's unit, with intervals, on the device of ``volume``."""
+    given = volume.as_tensor().cpu().float()
+    magnitude = float((given if hole is None else given[~hole]).min()) >= 0
+    kept = {key: value for key, value in volume.meta.items() if key != "affine"}
+    synthetic = bool(record["synthetic"]) or bool(kept.get("synthetic"))
+    meta = kept | {"synthetic": synthetic, "provenance": record}
+
+    def native(x: Tensor) -> Tensor:
+        x = x * scan.scale + scan.low
+        x = x if hole is None else torch.where(hole, x, given)
+        if not magnitude or task.word == "superres":  # whose slices, measured again, would be others
+            return x
+        return x.clamp(min=0)
+
+    def placed(x: Tensor) -> MetaTensor:
+        return MetaTensor(x.float().to(volume.device), affine=torch.from_numpy(made.affine), meta=dict(meta))
+
+    values = native(made.mean)
+    done = Restored(placed(values), figures=made.figures, remarks=made.remarks, provenance=record)
+    if made.samples is not None:
+        done = replace(done, samples=placed(native(made.samples)))
+        factor = predictive_factor(len(made.samples))
+    if made.std is None:
+        return done
+    std = made.std * scan.scale if hole is None else made.std * scan.scale * hole
+    done = replace(done, std=placed(std))
+    if factor is None:
+        return done
+    low = values - factor * std
+    low = torch.minimum(low.clamp(min=0), values) if magnitude else low
+    return replace(done, lower=placed(low), upper=placed(values + factor * std))
+
+
+def _models(model: Any, task: Task) -> tuple[RestorerModel | None, RestorerModel | None]:
+    """What answers with the expected image, and what samples are drawn with."""
+    modality = task.modality or ""
+    chosen = default_restorer(task.word, modality, task.samples) if model is None else model
+    restorer = None if chosen is None else _of_task(chosen, task.word, task.device)
+    if not task.samples:
+        return restorer, None
+    if task.word == "denoise":
+        return None, restorer
+    prior = _of_task(task.prior or default_model("denoise", modality), "denoise", task.device)
+    if prior.spec.spatial_dims != 3:
+        raise _wrong(f"samples need a prior of volumes. Got '{prior.spec.name}', which denoises slices. Give another.")
+    if restorer is not None and restorer.spec.scaling != prior.spec.scaling:
+        raise _wrong(f"'{restorer.spec.name}' and '{prior.spec.name}' must have one unit. Give another prior.")
+    return restorer, prior
+
+
+def _of_task(model: Any, word: str, device: str) -> RestorerModel:
+    found = loaded_restorer(model, device)
+    if found.spec.restores != word:
+        raise _wrong(f"model '{found.spec.name}' is for task '{found.spec.restores}', not for '{word}'. Give another.")
+    return found
+
+
+def loaded_restorer(model: str | os.PathLike[str] | Model[Any], device: str) -> RestorerModel:
+    """A restorer, by name, folder or as it is."""
+    from medgen.models.base import Model
+    from medgen.models.bundled import load_model
+    from medgen.models.restorer import RestorerModel
+
+    chosen = model if isinstance(model, Model) else load_model(model, device)
+    if not isinstance(chosen, RestorerModel):
+        raise _wrong(f"model '{chosen.spec.name}' is of family '{chosen.spec.family}'. Give one of family 'restorer'.")
+    return chosen
+
+
+def _named(model: RestorerModel) -> dict[str, str]:
+    return {"model": model.spec.name, "model_version": model.spec.version, "model_sha256": model.hash}
+
+
+def _checked_volume(volume: Any) -> MetaTensor:
+    if not isinstance(volume, MetaTensor) or volume.ndim != 4 or volume.shape[0] != 1:
+        raise MedgenError(
+            f"restore: volume must be a MetaTensor (1, X, Y, Z). Got {type(volume).__name__} {tuple(volume.shape)}. "
+            "Give one 3D volume with its affine."
+        )
+    return volume
+
+
+def _doubts(model: RestorerModel, scan: Scan, task: Task) -> tuple[str, ...]:
+    """What speaks against a scan, as ``guard`` has it."""
+    from medgen.restoration.guard import guard as found
+    from medgen.restoration.guard import refuse_doubtful
+
+    domain = model.spec.domain
+    if domain is None or task.guard == "off":
+        return ()
+    volume = MetaTensor(scan.values * scan.scale + scan.low, affine=torch.from_numpy(scan.affine))
+    doubts = found(volume, domain, modality=task.modality)
+    if task.guard == "refuse":
+        return refuse_doubtful(f"restore: model '{model.spec.name}'", doubts)
+    return tuple(doubt.text() for doubt in doubts)
+
+
+def _in_unit(volume: MetaTensor, inpaint_mask: MetaTensor | None, scaling: str) -> Scan:
+    """The scan as the model sees it; what lies in a hole is 0.
+
+    Raises:
+        Refused: ``NON_FINITE``: known values that are not.
+    """
+    values = volume.as_tensor().cpu().float()
+    if inpaint_mask is not None:
+        values = torch.where(inpaint_mask.as_tensor().cpu() > 0.5, 0.0, values)
+    if not bool(torch.isfinite(values).all()):
+        raise Refused("NON_FINITE", "restore: volume holds NaN or infinity. Replace them first.")
+    affine = np.asarray(volume.affine.cpu(), dtype=np.float64)
+    scale, low = restorer_unit(values, scaling)
+    return Scan((values - low) / scale, affine, scale, low)
+
+
+def _wrong(text: str) -> Refused:
+    return Refused("WRONG_OPTION", f"restore: {text}")

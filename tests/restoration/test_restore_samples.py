@@ -1,0 +1,292 @@
+"""Posterior samples by a task's word or an operator: units, what stays, seeds, files, doubts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
+
+from medgen.checks import MedgenError
+from medgen.io.convert import OutputExists
+from medgen.models import save_model
+from medgen.models.restorer import RestorerModel
+from medgen.models.weights import joined_state
+from medgen.operators import Blur, CartesianKSpace, Chain, Mask, Phase, ThroughPlane, cartesian_mask
+from medgen.restoration.batch import restore_batch
+from medgen.restoration.consistency import denoised_check, slices_check
+from medgen.restoration.denoiser_prior import continued, restorer_prior
+from medgen.restoration.restore import restore
+from medgen.restoration.restore_file import restore_file
+from medgen.restoration.sampled import predictive_factor
+from medgen.restoration.settings import RestoreSettings
+from tests.models.test_restorer import small_restorer
+from tests.restoration.mixed_inputs import image, save, series
+from tests.restoration.small_models import small_model
+
+SIZE = (20, 18, 16)
+AFFINE = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+def scan(*size: int, affine: torch.Tensor = AFFINE) -> MetaTensor:
+    values = np.random.default_rng(0).random((1, *(size or SIZE))) * 700
+    return MetaTensor(torch.from_numpy(gaussian_filter(values, (0, 1, 1, 1))).float(), affine=affine)
+
+
+def hole(volume: MetaTensor) -> MetaTensor:
+    marked = torch.zeros(volume.shape)
+    marked[:, 7:12, 7:12, 6:11] = 1
+    return MetaTensor(marked, affine=volume.affine)
+
+
+def test_samples_of_a_hole_leave_the_rest_and_are_functions_of_their_seeds() -> None:
+    volume, prior = scan(), small_restorer()
+    mask = hole(volume)
+    made = restore(volume, "inpaint", samples=2, seed=3, prior=prior, inpaint_mask=mask)
+    alone = restore(volume, "inpaint", samples=1, seed=4, prior=prior, inpaint_mask=mask)
+    assert made.samples is not None
+    assert alone.samples is not None
+    assert torch.equal(made.samples[1], alone.samples[0])
+    assert not torch.equal(made.samples[0], made.samples[1])
+    kept = mask.as_tensor()[0] == 0
+    for one in (*made.samples.as_tensor(), made.image.as_tensor()[0]):
+        assert torch.equal(one[kept], volume.as_tensor()[0][kept])
+    assert made.std is not None
+    assert float(made.std[0][kept].max()) == 0
+    assert float(made.std[0][~kept].min()) > 0
+    torch.testing.assert_close((made.upper - made.image).as_tensor(), predictive_factor(2) * made.std.as_tensor())
+    assert alone.std is None
+    assert made.image.meta["synthetic"] is True
+    assert {key: made.provenance[key] for key in ("restores", "samples", "seed", "start")} == {
+        "restores": "inpaint", "samples": 2, "seed": 3, "start": None,
+    }  # fmt: skip
+
+
+def test_samples_of_a_hole_begin_from_its_restorer() -> None:
+    volume = scan()
+    options: dict[str, Any] = {"samples": 1, "prior": small_restorer(), "inpaint_mask": hole(volume)}
+    made = restore(volume, "inpaint", small_restorer(restores="inpaint"), **options)
+    assert made.provenance["start"] == {"model": "small-restorer", "model_version": "1.0.0", "model_sha256": "0" * 64}
+    assert not torch.equal(made.image, restore(volume, "inpaint", **options).image)
+
+
+def test_samples_of_a_noisy_scan_are_in_its_unit() -> None:
+    seen: list[tuple[int, int]] = []
+    made = restore(
+        scan(), "denoise", small_restorer(), samples=3, noise_level=0.05,
+        callback=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    ten = restore(MetaTensor(10 * scan().as_tensor(), affine=AFFINE), "denoise", small_restorer(), samples=3,
+                  noise_level=0.05)  # fmt: skip
+    assert seen[-1] == (48, 48)
+    assert made.samples is not None
+    torch.testing.assert_close(made.image.as_tensor(), made.samples.as_tensor().mean(0, keepdim=True))
+    torch.testing.assert_close(ten.image.as_tensor(), 10 * made.image.as_tensor(), rtol=1e-3, atol=0.5)
+    assert float(made.std.mean()) > 0  # type: ignore[union-attr]
+    assert float(made.samples.min()) >= 0, "a magnitude stays one"
+
+
+def test_a_gaussian_is_denoised_to_its_closed_form() -> None:
+    """Voxels of deviation 0.2 about 0.5 with noise of 0.1: the reverse diffusion draws from their posterior."""
+
+    class Exact(RestorerModel):
+        def denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            level = sigma.reshape(-1, 1, 1, 1, 1) ** 2
+            return (0.04 * x + level * 0.5) / (0.04 + level)
+
+    model = small_restorer()
+    exact = Exact(model.spec, model.networks, model.device)
+    clean = 0.5 + 0.2 * torch.randn(1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    noisy = clean + 0.1 * torch.randn(1, 24, 24, 24, generator=torch.Generator().manual_seed(1))
+    top = float(noisy.abs().quantile(0.999))
+    volume = MetaTensor(noisy / top, affine=AFFINE)  # whose unit is the model's, but for a factor near 1
+    scaled = Exact(model.spec, model.networks, model.device)
+    scaled.denoise = lambda x, sigma: exact.denoise(x * top, sigma * top) / top  # type: ignore[method-assign]
+    made = restore(volume, "denoise", scaled, samples=12, noise_level=0.1 / top)
+    expected = (0.04 * noisy + 0.01 * 0.5) / 0.05 / top
+    deviation = (0.04 * 0.01 / 0.05) ** 0.5 / top
+    inside = (noisy / top).abs() > 0.05  # where no value was clamped
+    assert float((made.image.as_tensor() - expected)[inside].abs().mean()) < deviation / 3
+    assert float(made.std.as_tensor()[inside].mean()) == pytest.approx(deviation, rel=0.1)  # type: ignore[union-attr]
+
+
+def test_thin_slices_of_each_sample_measured_again_are_the_scan() -> None:
+    affine = torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0], dtype=torch.float64))
+    volume = scan(18, 18, 5, affine=affine)
+    thinner = small_restorer(restores="superres", given=[{"through_plane": {}}])
+    made = restore(volume, "superres", thinner, samples=2, prior=small_restorer(), target_spacing=1.0)
+    assert made.samples is not None
+    assert made.samples.shape == (2, 18, 18, 20)
+    again = ThroughPlane((18, 18, 20), 4.0, profile="gaussian", slices=5)
+    for one in made.samples.as_tensor():
+        back = again.forward(one[None, None])[0]
+        assert float((back - volume.as_tensor()).abs().max()) < 0.01 * float(volume.max())
+    assert not torch.equal(made.samples[0], made.samples[1])
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("motion", {"samples": 2}, "not for 'motion'"),
+        ("denoise", {"samples": -1}, "0 or more"),
+        ("denoise", {"samples": 2, "prior": "x"}, "it is the model"),
+        ("superres", {"prior": "x"}, "prior goes with samples"),
+        ("denoise", {"noise_std": 3.0}, "noise_std does not go with task 'denoise'"),
+        ("sharpen", {}, "operator must be one of"),
+        ("superres", {}, "is for task 'denoise', not for 'superres'"),
+        (Blur(SIZE, fwhm_mm=2.0), {"noise_level": 0.1, "noise_std": 1.0}, "noise_level does not go with an operator"),
+        (Blur(SIZE, fwhm_mm=2.0), {}, "needs noise_std"),
+    ],
+)
+def test_what_does_not_suit_is_refused(task: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedgenError, match=message):
+        restore(scan(), task, small_restorer(), **options)
+
+
+def test_an_operator_is_undone_by_a_denoiser() -> None:
+    blur, volume = Blur(SIZE, fwhm_mm=3.0), scan()
+    y = MetaTensor(blur.forward(volume.as_tensor()[None])[0], affine=AFFINE)
+    one = restore(y, blur, small_restorer(), noise_std=5.0)
+    assert one.image.shape == volume.shape
+    assert torch.equal(one.image.affine, AFFINE)
+    assert one.samples is None
+    assert one.figures["residual_ratio"] <= 1.1
+    both = restore(y, blur, small_restorer(), noise_std=5.0, samples=2)
+    assert both.samples is not None
+    assert both.samples.shape == (2, *SIZE)
+    assert both.provenance["restored"] == "diffpir"
+    assert both.std is not None
+
+
+def test_a_hole_as_an_operator_and_flat_k_space() -> None:
+    volume = scan()
+    mask = Mask(hole(volume)[0].as_tensor())
+    y = MetaTensor(mask.forward(volume.as_tensor()[None])[0], affine=AFFINE)
+    made = restore(y, mask, small_restorer(), noise_std=0.0, samples=1)
+    kept = mask.observed
+    assert torch.equal(made.image.as_tensor()[0][kept], volume.as_tensor()[0][kept])
+    pattern = cartesian_mask((16, 16), 2.0, torch.Generator().manual_seed(0))
+    operator = Chain([Phase(torch.full((16, 16), 0.3)), CartesianKSpace(pattern)])
+    y = operator.forward(scan(16, 16, 1)[None, ..., 0].as_tensor())[0]
+    with pytest.raises(MedgenError, match="a diffusion model draws samples"):
+        restore(y, operator, small_model("image", dims=2), noise_std=5.0)
+    drawn = restore(y, operator, small_model("image", dims=2), noise_std=5.0, samples=1)
+    assert drawn.image.shape == (1, 16, 16)
+    assert drawn.std is None
+
+
+def test_a_prior_has_derivatives_for_those_who_ask() -> None:
+    model = small_restorer()
+    x = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    made = model.denoise(x, torch.tensor([0.05]))
+    (slope,) = torch.autograd.grad(made.sum(), x)
+    assert float(slope.abs().max()) > 0
+    assert not model.denoise(x.detach(), torch.tensor([0.05])).requires_grad
+    with pytest.raises(MedgenError, match="must denoise images of 2 axes"):
+        restorer_prior(model, torch.zeros(1, 1, 8, 8))
+
+
+def test_an_answer_that_is_worse_than_the_noise_does_little() -> None:
+    model, x = small_restorer(), torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    moved = [float((model.denoise(x, torch.tensor([level])) - x).abs().mean()) for level in (1e-4, 10.0)]
+    whole = float((model.restored(x[0], 10.0)[0] - x[0]).abs().mean())
+    assert moved[0] < 1e-6
+    assert moved[1] == pytest.approx(whole, rel=1e-3)
+
+
+def test_a_flat_hole_is_continued() -> None:
+    ramp = torch.arange(12.0).reshape(1, 1, 12, 1).expand(1, 1, 12, 12)
+    marked = torch.zeros(12, 12, dtype=torch.bool)
+    marked[4:8, 4:8] = True
+    torch.testing.assert_close(continued(ramp.masked_fill(marked, 99), marked), ramp, atol=0.01, rtol=0)
+
+
+def test_what_was_taken_away_is_noise_or_is_told() -> None:
+    clean = torch.full((1, 32, 32, 32), 0.5)
+    noisy = clean + 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    figures, remarks = denoised_check(noisy, clean, 0.05)
+    assert figures["residual_ratio"] == pytest.approx(1, abs=0.02)
+    assert remarks == ()
+    noisy[:, 14:18, 14:18, 14:18] += 0.15  # a lesion that the restored image lacks
+    figures, remarks = denoised_check(noisy, clean, 0.05)
+    assert figures["removed_voxels"] > 12
+    assert "in 1 places of" in remarks[0]
+    assert denoised_check(clean, clean, 0.0) == ({}, ())
+
+
+def test_thin_slices_that_contradict_the_thick_ones_are_told() -> None:
+    slices = ThroughPlane((8, 8, 16), 4.0)
+    fine = 0.2 + 0.6 * torch.rand(1, 1, 8, 8, 16, generator=torch.Generator().manual_seed(0))
+    measured = slices.forward(fine)
+    assert slices_check(measured, fine, slices)[1] == ()
+    figures, remarks = slices_check(measured, fine.flip(-1), slices)
+    assert figures["residual_before"] > figures["residual_interpolated"]
+    assert f"by {figures['residual_before']:.3f} of the bright end" in remarks[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    made, path = small_restorer(), tmp_path_factory.mktemp("prior") / "small"
+    save_model(path, made.spec, joined_state(made.networks))
+    return str(path)
+
+
+def test_files_of_samples(folder: str, tmp_path: Path) -> None:
+    values = image(1)
+    source = save(tmp_path / "a.nii.gz", values)
+    marked = np.zeros(values.shape, np.uint8)
+    marked[8:12, 8:12, 3:6] = 1
+    mask = save(tmp_path / "hole.nii.gz", marked)
+    settings = RestoreSettings(
+        "inpaint", mask=mask, samples=2, seed=1, prior=folder, uncertainty=True, device="cpu", guard="off"
+    )
+    row = restore_file(source, tmp_path / "b.nii.gz", settings)
+    kinds = ("", "_sample-1", "_sample-2", "_std", "_lower", "_upper")
+    assert set(row["outputs"]) == {f"b{kind}.nii.gz" for kind in kinds}
+    given = nib.load(source)
+    for kind in ("", "_sample-1", "_sample-2"):
+        made = nib.load(tmp_path / f"b{kind}.nii.gz")
+        new = np.asarray(made.dataobj)
+        assert new.dtype == values.dtype
+        np.testing.assert_array_equal(new[marked == 0], values[marked == 0])
+        np.testing.assert_array_equal(made.affine, given.affine)
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert (record["seed"], record["samples"], record["sampler"]) == (1, 2, "dpmpp_2m_sde")
+    assert restore_file(source, tmp_path / "b.nii.gz", settings, resume=True)["kept"]
+    other = RestoreSettings("inpaint", mask=mask, samples=1, seed=2, prior=folder, device="cpu", guard="off")
+    again = restore_file(source, tmp_path / "b.nii.gz", other, resume=True)
+    assert not again["kept"], "another seed is another result"
+    assert not (tmp_path / "b_sample-2.nii.gz").exists()
+    with pytest.raises(OutputExists):
+        restore_file(source, tmp_path / "b.nii.gz", other)
+
+
+def test_samples_of_a_tree_lie_in_a_folder_of_their_own(folder: str, tmp_path: Path) -> None:
+    series(tmp_path / "in" / "s", 1)
+    settings = RestoreSettings("denoise", model=folder, samples=1, noise_level=0.05, device="cpu", guard="off")
+    summary = restore_batch(tmp_path / "in", tmp_path / "out", settings)
+    (row,) = summary.report["cases"]
+    assert row["status"] == "restored", row
+    assert f"samples/{row['name']}_sample-1.nii.gz" in row["outputs"]
+    assert restore_batch(tmp_path / "in", tmp_path / "out", settings, resume=True).kept == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "motion", "samples": 2}, "whose degradation is not known exactly. Leave it out"),
+        ({"task": "denoise", "seed": 1}, "--prior and --seed go with --samples"),
+        ({"task": "denoise", "samples": 2, "prior": "x"}, "is its --model"),
+        ({"task": "denoise", "samples": 2, "method": "classical"}, "--samples goes with --method model"),
+        ({"task": "denoise", "samples": -1}, "0 or above"),
+    ],
+)
+def test_settings_that_do_not_suit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedgenError, match=message):
+        RestoreSettings(**settings)
