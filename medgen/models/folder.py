@@ -148,23 +148,28 @@ def _plain_state(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 def _contents(spec: ModelSpec, state: dict[str, torch.Tensor], card: str, pickled: bool) -> dict[str, bytes]:
     """Every file of the folder by its relative name."""
-    import torch
     from safetensors.torch import save
 
     # one key only: safetensors writes several in an order that changes from run to run
     note = json.dumps({"format": spec.format, "name": spec.name, "version": spec.version}, sort_keys=True)
-    buffer = io.BytesIO()  # a buffer, not a file: torch writes the file's name into the archive
-    torch.save(state, buffer)
     files = {
         SPECIFICATION: spec.to_json().encode(),
         WEIGHTS: save(state, metadata={"medgen": note}),
-        **({PICKLED: buffer.getvalue()} if pickled else {}),
+        **({PICKLED: _pickled(state)} if pickled else {}),
         "configs/metadata.json": _json(bundle_metadata(spec)),
         "configs/inference.json": _json(bundle_inference(spec)),
         CARD: card.encode(),
         "LICENSE": licence_text(spec).encode(),
     }
     return files | {HASHES: _json(_hashes(files))}
+
+
+def _pickled(state: dict[str, torch.Tensor]) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()  # a buffer, not a file: torch writes the file's name into the archive
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def _json(content: Any) -> bytes:

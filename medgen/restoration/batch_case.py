@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,6 @@ __all__ = [
 
 Row = dict[str, Any]
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _HIDDEN = "[removed]"
 _DONE = {
     "denoise": "denoised", "superres": "thin slices", "inpaint": "inpainted", "motion": "motion corrected",
@@ -136,7 +135,13 @@ def own_outputs(record: Path) -> dict[str, str]:
     row = read_json(record).get("restored")
     outputs = row.get("outputs") if isinstance(row, dict) else None
     named = outputs if isinstance(outputs, dict) else {}
-    return {name: str(digest) for name, digest in named.items() if _OUTPUT.fullmatch(name)}
+    return {name: str(digest) for name, digest in named.items() if _is_below(name)}
+
+
+def _is_below(name: str) -> bool:
+    """Whether the name of an output is plain: a file, or a file in one folder."""
+    parts = PurePosixPath(name).parts
+    return len(parts) in (1, 2) and name == "/".join(parts) and not {"..", "/"} & set(parts) and "\\" not in name
 
 
 def clear_case(case: Case) -> None:

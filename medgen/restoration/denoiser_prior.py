@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SIGMA_MIN", "continued", "restorer_prior"]
 
-SIGMA_MIN = 0.005  # the least noise that denoisers are trained on
+SIGMA_MIN = 0.005  # least level of a run, above the least of training
 PRIOR_STD = 0.3  # of a voxel over scans whose bright end is 1
 STEPS = 40
 

@@ -36,7 +36,7 @@ def restore(
     inpaint_mask: MetaTensor | None = None,
     noise_level: float | None = None,
     target_spacing: float | None = None,
-    slice_profile: str = "gaussian",
+    slice_profile: str | None = None,
     prior: str | os.PathLike[str] | Model[Any] | None = None,
     noise_std: float | None = None,
     affine: Tensor | np.ndarray | None = None,
@@ -68,14 +68,16 @@ def restore(
         inpaint_mask: ``(1, X, Y, Z)`` on the scan's grid, 1 = fill, 0 = keep (``inpaint``).
         noise_level: deviation of the noise over the scan's 99.9th percentile (``denoise``); estimated by default.
         target_spacing: of the slices, mm (``superres``); by default that of the voxels in the slices.
-        slice_profile: what the slices were measured with, one of ``SLICE_PROFILES``; as thick as they are apart.
+        slice_profile: what the slices were measured with (``superres``), one of ``SLICE_PROFILES``, ``gaussian`` by
+            default; as thick as they are apart.
         prior: denoising restorer that samples of ``superres`` and ``inpaint`` are drawn with; bundled by default.
         noise_std: with an operator, and needed there: deviation of the noise in the unit of ``volume``; 0: exact.
         affine: with an operator: of the image, RAS+ mm; by default that of ``volume`` where it lies on its grid.
         method: of samples with an operator: ``dps``, ``pigdm`` (by default) or ``diffpir`` (by default for restorers).
         modality: of the scan, ``MR``, ``CT`` or a BIDS suffix, where it is known.
         guard: what is done about a scan that a restorer was not made for (``spec.domain``): ``refuse`` what its card
-            excludes and remark on what is doubtful, ``warn``: remark on both, ``off``.
+            excludes and remark on what is doubtful, ``warn``: remark on both, ``off``. What an operator measured is not
+            looked at.
         device: where a model given by name runs.
         callback: called with (windows done, windows), or (steps done, steps of all samples).
 
@@ -95,16 +97,19 @@ def restore(
         raise MedgenError(f"restore: samples must be a whole number of 0 or more. Got {samples!r}. Correct it.")
     of_task: dict[str, Any] = {
         "inpaint_mask": inpaint_mask, "noise_level": noise_level, "target_spacing": target_spacing, "prior": prior,
+        "slice_profile": slice_profile,
     }  # fmt: skip
     of_operator: dict[str, Any] = {"noise_std": noise_std, "affine": affine, "method": method}
     if isinstance(operator, Operator):
-        _refuse_given("an operator", of_task)
+        _refuse_given("an operator", of_task | {"modality": modality})
+        if seed and not samples:
+            raise Refused("WRONG_OPTION", "restore: seed goes with samples: nothing else is drawn. Leave it out.")
         return restore_measured(
             volume, operator, model, **of_operator, samples=samples, seed=seed, device=device, callback=callback
         )
     check_choice("restore", "operator", operator, RESTORED)
     _refuse_given(f"task '{operator}'", of_operator)
-    how = Task(operator, samples, seed, slice_profile, modality, guard, device, **of_task)
+    how = Task(operator, samples, seed, modality=modality, guard=guard, device=device, **of_task)
     return restore_task(volume, model, how, callback)
 
 

@@ -14,6 +14,7 @@ from medgen.io.survey import single_volume, survey
 from medgen.restoration.batch_case import Case, Row, finished_row, own_outputs
 from medgen.restoration.batch_inputs import secrets_of
 from medgen.restoration.batch_process import Limits, outcomes
+from medgen.restoration.batch_select import is_own_json
 from medgen.restoration.settings import RestoreSettings
 from medgen.restoration.write_restored import further_files
 from medgen.restoration.written import NIFTI, planned
@@ -82,7 +83,7 @@ def _check_target(target: Path, stem: str, resume: bool, overwrite: bool) -> Non
         raise OutputExists("resume and overwrite exclude each other. Give one of --resume and --overwrite.")
     if target.exists() and not resume and not overwrite:
         raise OutputExists(f"output '{target}' exists. Add --overwrite to replace it, or give another name.")
-    if resume and target.exists() and not own_outputs(target.with_name(f"{stem}.json")):
+    if resume and target.exists() and not is_own_json(target.with_name(f"{stem}.json")):
         raise OutputExists(f"output '{target}' was not written by a restoration. Add --overwrite instead of --resume.")
 
 

@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from medgen.geometry import spacing_of
 from medgen.intensity import IntensityWindow, restorer_unit
 from medgen.io.findings import Refused
 from medgen.networks.threads import at_most_threads
@@ -58,11 +59,12 @@ def restore_measured(
     chosen = default_model("denoise") if model is None else model
     prior: Any = load_model(chosen, device) if isinstance(chosen, str | os.PathLike) else chosen
     if isinstance(prior, RestorerModel):
+        _check_denoiser(prior, operator)
         y, placed = checked_measurement(measured, operator, affine)
         window = _unit_of(operator, y, prior)
         if not samples:
             return _single(y, operator, prior, window, noise_std, placed, callback)
-        prior, method = _prior(prior, operator, y, window, noise_std), method or "diffpir"
+        prior, method = _prior(prior, operator, y, window, noise_std, placed), method or "diffpir"
     else:
         window = None
     if not samples:
@@ -116,11 +118,29 @@ def _single(
     return Restored(image, figures=figures, remarks=remarks, provenance=record)
 
 
-def _prior(model: RestorerModel, operator: Operator, y: Tensor, window: IntensityWindow, noise_std: float) -> Prior:
+def _check_denoiser(model: RestorerModel, operator: Operator) -> None:
+    own, dims = model.spec, len(operator.size)
+    if own.restores != "denoise" or own.spatial_dims != dims:
+        raise Refused(
+            "WRONG_OPTION",
+            f"restore: the operator needs a restorer that denoises images of {dims} axes. Got '{own.name}', for task "
+            f"'{own.restores}' with {own.spatial_dims}. Give another.",
+        )
+
+
+def _prior(
+    model: RestorerModel,
+    operator: Operator,
+    y: Tensor,
+    window: IntensityWindow,
+    noise_std: float,
+    affine: Tensor | None,
+) -> Prior:
     """Begun from the smooth continuation into a hole at the model's greatest level, else from plug and play."""
     known = _in_unit(operator, y, window, noise_std)
     if isinstance(operator, Mask):
-        return restorer_prior(model, continued(known.y, operator.inpaint_mask))
+        steps = None if affine is None else [float(step) for step in spacing_of(affine.numpy())]
+        return restorer_prior(model, continued(known.y, operator.inpaint_mask, steps))
     return restorer_prior(model, _split(model, known), sigma_max=SIGMA_MAX)
 
 

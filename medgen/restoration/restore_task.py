@@ -11,9 +11,11 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medgen.checks import MedgenError
+from medgen.checks import MedgenError, check_choice
+from medgen.geometry import spacing_of
 from medgen.intensity import restorer_unit
 from medgen.io.findings import Refused
+from medgen.operators.slice_profiles import SLICE_PROFILES
 from medgen.restoration.restored import Restored
 from medgen.restoration.restorer_tasks import RESTORER_TASKS, Made, Progress, Scan
 from medgen.restoration.sampled import predictive_factor
@@ -27,7 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["GUARDS", "Task", "loaded_restorer", "restore_task"]
 
 GUARDS = ("refuse", "warn", "off")
-_BELONGS = {"inpaint_mask": "inpaint", "noise_level": "denoise", "target_spacing": "superres"}
+LIKE = 1.5  # a voxel's side over that of the prior's
+_BELONGS = {
+    "inpaint_mask": "inpaint",
+    "noise_level": "denoise",
+    "target_spacing": "superres",
+    "slice_profile": "superres",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Task:
     word: str
     samples: int = 0
     seed: int = 0
-    slice_profile: str = "gaussian"
+    slice_profile: str | None = None
     modality: str | None = None
     guard: str = "refuse"
     device: str = "auto"
@@ -54,6 +62,10 @@ class Task:
         for name, task in _BELONGS.items():
             if getattr(self, name) is not None and task != self.word:
                 raise _wrong(f"{name} is for task '{task}', not for '{self.word}'. Leave it out.")
+        if self.slice_profile is not None:
+            check_choice("restore", "slice_profile", self.slice_profile, SLICE_PROFILES)
+        if self.seed and not self.samples:
+            raise _wrong("seed goes with samples: nothing else is drawn. Leave it out.")
         if self.noise_level is not None and not 0 < self.noise_level < 1:
             raise _wrong(f"noise_level must be above 0 and below 1. Got {self.noise_level}. 0.05 is 5%.")
         if self.samples and self.word not in SAMPLED_TASKS:
@@ -64,7 +76,8 @@ class Task:
     @property
     def options(self) -> dict[str, Any]:
         """Of the functions in :mod:`medgen.restoration.restorer_tasks`."""
-        return {name: getattr(self, name) for name in ("noise_level", "target_spacing", "slice_profile")}
+        profile = self.slice_profile or "gaussian"
+        return {"noise_level": self.noise_level, "target_spacing": self.target_spacing, "slice_profile": profile}
 
 
 def restore_task(
@@ -77,7 +90,7 @@ def restore_task(
     from medgen.restoration.inpaint import check_hole
 
     given = _checked_volume(volume)
-    restorer, prior = _models(model, task)
+    restorer, prior = _models(model, task, given)
     if task.inpaint_mask is not None:
         check_hole(given, task.inpaint_mask)
     maker: Any = prior or restorer
@@ -122,14 +135,19 @@ def _finished(
     def placed(x: Tensor) -> MetaTensor:
         return MetaTensor(x.float().to(volume.device), affine=torch.from_numpy(made.affine), meta=dict(meta))
 
+    drawn = None if made.samples is None else native(made.samples)
     values = native(made.mean)
+    if drawn is not None:
+        values = drawn.mean(0, keepdim=True) if hole is None else torch.where(hole, drawn.mean(0, keepdim=True), given)
     done = Restored(placed(values), figures=made.figures, remarks=made.remarks, provenance=record)
-    if made.samples is not None:
-        done = replace(done, samples=placed(native(made.samples)))
-        factor = predictive_factor(len(made.samples))
-    if made.std is None:
+    std = None if made.std is None else made.std * scan.scale
+    if drawn is not None:
+        done = replace(done, samples=placed(drawn))
+        factor = predictive_factor(len(drawn))
+        std = drawn.std(0, keepdim=True) if len(drawn) > 1 else None
+    if std is None:
         return done
-    std = made.std * scan.scale if hole is None else made.std * scan.scale * hole
+    std = std if hole is None else std * hole
     done = replace(done, std=placed(std))
     if factor is None:
         return done
@@ -138,7 +156,7 @@ def _finished(
     return replace(done, lower=placed(low), upper=placed(values + factor * std))
 
 
-def _models(model: Any, task: Task) -> tuple[RestorerModel | None, RestorerModel | None]:
+def _models(model: Any, task: Task, volume: MetaTensor) -> tuple[RestorerModel | None, RestorerModel | None]:
     """What answers with the expected image, and what samples are drawn with."""
     modality = task.modality or ""
     chosen = default_restorer(task.word, modality, task.samples) if model is None else model
@@ -150,9 +168,22 @@ def _models(model: Any, task: Task) -> tuple[RestorerModel | None, RestorerModel
     prior = _of_task(task.prior or default_model("denoise", modality), "denoise", task.device)
     if prior.spec.spatial_dims != 3:
         raise _wrong(f"samples need a prior of volumes. Got '{prior.spec.name}', which denoises slices. Give another.")
+    if task.word == "inpaint" and task.guard == "refuse":
+        _check_voxels(prior, volume)
     if restorer is not None and restorer.spec.scaling != prior.spec.scaling:
         raise _wrong(f"'{restorer.spec.name}' and '{prior.spec.name}' must have one unit. Give another prior.")
     return restorer, prior
+
+
+def _check_voxels(prior: RestorerModel, volume: MetaTensor) -> None:
+    """Refuse voxels of another size than the prior's: what it draws into a hole would be grain."""
+    found, own = spacing_of(volume.affine.numpy()), prior.spec.grid.spacing
+    if any(not 1 / LIKE < step / wanted < LIKE for step, wanted in zip(sorted(found), sorted(own), strict=True)):
+        raise Refused(
+            "EXCLUDED",
+            f"restore: samples need voxels of about {own[0]:g} mm, those of '{prior.spec.name}'. Got "
+            f"{[round(float(step), 2) for step in found]} mm. Leave samples out, or resample the scan first.",
+        )
 
 
 def _of_task(model: Any, word: str, device: str) -> RestorerModel:

@@ -18,7 +18,7 @@ __all__ = ["RestorerConfig", "Variety"]
 
 @dataclass(frozen=True)
 class Variety(Checked):
-    """How training scans are varied before they are degraded; nothing here resamples, which would teach blur.
+    """How training scans are varied before they are degraded; but for ``bend_mm`` nothing resamples: it teaches blur.
 
     Args:
         population: share of items that are drawn from labels (:class:`medgen.anatomy.Population`): half of them its
@@ -90,6 +90,8 @@ class RestorerConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.variety.bend_mm and len(self.grid.size) != 3:
+            raise refuse("TrainConfig", "variety.bend_mm", "0 on a grid of two axes", self.variety.bend_mm)
         if self.learns_from != "pairs":
             self._check_noisy()
         elif (not self.degradations) != (self.restores == "inpaint"):
@@ -116,6 +118,7 @@ class RestorerConfig(TrainConfig):
             "variety.contrast": (changes.contrast, 0),
             "variety.lesions": (changes.lesions, 0),
             "variety.smooth": (changes.smooth, 0),
+            "variety.bend_mm": (changes.bend_mm, 0),
             "noise": (self.noise, "gaussian" if self.scaling == "hounsfield" else self.noise),
         }
         for name, (found, only) in wanted.items():

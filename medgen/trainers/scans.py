@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +63,11 @@ class Scans:
 
     Args:
         volumes: each ``(1, *size)`` float16, see :func:`to_model_unit`.
-        people: how many persons they are of.
+        persons: whose they are.
     """
 
     volumes: list[Tensor]
-    people: int
+    persons: frozenset[str]
 
     @classmethod
     def read(cls, config: RestorerConfig, cases: Sequence[Case]) -> Scans:
@@ -78,8 +79,20 @@ class Scans:
         """
         found = [(case.person, _read(config, file.load())) for case in cases for file in case.images.values()]
         if config.variety.bend_mm:
-            found = [(person, volume) for person, volume in found if _fills(volume, config.grid.size)]
-        return cls([volume for _, volume in found], len({person for person, _ in found}))
+            found = _filling(found, config.grid.size)
+        return cls([volume for _, volume in found], frozenset(person for person, _ in found))
+
+
+def _filling(found: Sequence[tuple[str, Tensor]], patch: Sequence[int]) -> list[tuple[str, Tensor]]:
+    """What half fills a patch; the rest is left out, with a warning."""
+    kept = [(person, volume) for person, volume in found if _fills(volume, patch)]
+    if kept and len(kept) < len(found):
+        warnings.warn(
+            f"train: {len(found) - len(kept)} of {len(found)} scans are left out, smaller than half a patch of "
+            f"{list(patch)} voxels. A smaller grid#size takes them in.",
+            stacklevel=2,
+        )
+    return kept
 
 
 def _fills(volume: Tensor, patch: Sequence[int]) -> bool:
@@ -115,7 +128,8 @@ class ScanSource:
         self.scans = scans
         self.purpose = purpose
         self.outer = tuple(n + 2 * config.margin for n in config.grid.size)
-        self.people = (scans.people if scans else 0) + bool(config.variety.population)
+        persons = scans.persons if scans else frozenset[str]()
+        self.people = len(persons | {POPULATION} if config.variety.population else persons)
         self._weights = torch.tensor([float(v.numel()) for v in scans.volumes]) if scans else torch.zeros(0)
         self._kept: dict[int, Tensor] = {}
         self._pairs: dict[int, Item] = {}
@@ -138,7 +152,8 @@ class ScanSource:
         """Make all subjects and pairs now, in ``num_workers`` processes; else each is made when it is first drawn."""
         if self.config.variety.population:
             self._kept.update(_made_apart(self._new_subject, self.config.subjects, self.config, "draw subjects"))
-        self._pairs.update(_made_apart(self._new_pair, self.config.pairs, self.config, "simulate pairs"))
+        if self.config.pairs:
+            self._pairs.update(_made_apart(self._new_pair, self.config.pairs, self.config, "simulate pairs"))
 
     def item(self, seed: int) -> Item:
         """``image`` (clean), ``input`` (degraded) ``(1, *patch)``, ``strength`` ``()``, and ``inpaint_mask``."""

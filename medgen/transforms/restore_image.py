@@ -36,7 +36,7 @@ class RestoreImage(Transform):
         model: str | os.PathLike[str] | None = None,
         noise_level: float | None = None,
         target_spacing: float | None = None,
-        slice_profile: str = "gaussian",
+        slice_profile: str | None = None,
         device: str = "auto",
     ) -> None:
         check_choice(type(self).__name__, "task", task, TASKS)
@@ -97,7 +97,7 @@ class RestoreImaged(MapTransform):
         model: str | os.PathLike[str] | None = None,
         noise_level: float | None = None,
         target_spacing: float | None = None,
-        slice_profile: str = "gaussian",
+        slice_profile: str | None = None,
         std_postfix: str | None = None,
         allow_missing_keys: bool = False,
         device: str = "auto",

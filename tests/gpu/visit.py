@@ -2,10 +2,10 @@
 
     python -m tests.gpu.visit OUT --minutes 8 --tests --times --train 'NAME=CONFIG[;KEY=VALUE...]' [--train ...]
 
-Every training without ``steps=`` is first run for half a minute beside the others, and its number of steps then set to
-what fits into ``--minutes``, so that its learning rate comes down in time; one that does not end in time leaves what
-its last checkpoint had learnt. ``NAME`` ``unet`` is MONAI's U-Net on the pairs of a restorer's configuration. The
-processors that make the items are the limit, not the GPU: share them out with ``num_workers``.
+Every training without ``steps=`` is first run for a minute beside the others, and its number of steps then set to what
+fits into ``--minutes``, so that its learning rate comes down in time; one that does not end in time leaves what its
+last checkpoint had learnt. ``NAME`` ``unet`` is MONAI's U-Net on the pairs of a restorer's configuration; its trial is
+that of ``inpaint``. The processors that make the items are the limit, not the GPU: share them out with ``num_workers``.
 
 ``OUT/models.tar.*`` are pieces of one archive with the models in half precision (``python -m tests.gpu.unpack OUT
 FOLDER`` makes model folders of them), ``OUT/visit.json`` says what ran, for how long and on what.
@@ -59,8 +59,8 @@ def together(jobs: dict[str, list[str]], logs: Path, seconds: float) -> dict[str
     took: dict[str, float] = {}
     asked: set[str] = set()
     for name, argv in jobs.items():
-        log = open(logs / f"{name}.log", "a", encoding="utf-8")  # noqa: SIM115  (closed with the process)
-        running[name] = subprocess.Popen(argv, stdout=log, stderr=log)
+        with open(logs / f"{name}.log", "a", encoding="utf-8") as log:  # the process has its own handle
+            running[name] = subprocess.Popen(argv, stdout=log, stderr=log)
     while running:
         time.sleep(0.5)
         spent = time.monotonic() - began
@@ -169,6 +169,8 @@ def pack(work: Path, output: Path, names: list[str]) -> None:
     with tarfile.open(archive, "w") as tar:
         for name in names:
             folder = work / name
+            if name != "unet":
+                (folder / f"{name}.pt").unlink(missing_ok=True)  # of an earlier visit
             try:
                 spec, state = learnt(folder)
                 half = {key: x.half() if x.is_floating_point() else x for key, x in state.items()}
@@ -179,10 +181,7 @@ def pack(work: Path, output: Path, names: list[str]) -> None:
                 if path.is_file():
                     tar.add(path, f"{name}/{path.name}")
     with open(archive, "rb") as stream:
-        for number in range(100):
-            piece = stream.read(PIECE)
-            if not piece:
-                break
+        for number, piece in enumerate(iter(lambda: stream.read(PIECE), b"")):
             (output / f"models.tar.{number:02d}").write_bytes(piece)
 
 

@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from medgen.checks import MedgenError
 from medgen.io.convert import OutputExists
+from medgen.io.findings import Refused
 from medgen.models import save_model
 from medgen.models.restorer import RestorerModel
 from medgen.models.weights import joined_state
@@ -48,8 +49,8 @@ def hole(volume: MetaTensor) -> MetaTensor:
 def test_samples_of_a_hole_leave_the_rest_and_are_functions_of_their_seeds() -> None:
     volume, prior = scan(), small_restorer()
     mask = hole(volume)
-    made = restore(volume, "inpaint", samples=2, seed=3, prior=prior, inpaint_mask=mask)
-    alone = restore(volume, "inpaint", samples=1, seed=4, prior=prior, inpaint_mask=mask)
+    made = restore(volume, "inpaint", samples=2, seed=3, prior=prior, inpaint_mask=mask, guard="off")
+    alone = restore(volume, "inpaint", samples=1, seed=4, prior=prior, inpaint_mask=mask, guard="off")
     assert made.samples is not None
     assert alone.samples is not None
     assert torch.equal(made.samples[1], alone.samples[0])
@@ -63,14 +64,15 @@ def test_samples_of_a_hole_leave_the_rest_and_are_functions_of_their_seeds() -> 
     torch.testing.assert_close((made.upper - made.image).as_tensor(), predictive_factor(2) * made.std.as_tensor())
     assert alone.std is None
     assert made.image.meta["synthetic"] is True
-    assert {key: made.provenance[key] for key in ("restores", "samples", "seed", "start")} == {
-        "restores": "inpaint", "samples": 2, "seed": 3, "start": None,
+    assert {key: made.provenance[key] for key in ("restores", "samples", "seed")} == {
+        "restores": "inpaint", "samples": 2, "seed": 3
     }  # fmt: skip
+    assert made.provenance["start"]["model"] == "brain-mri-inpaint"
 
 
 def test_samples_of_a_hole_begin_from_its_restorer() -> None:
     volume = scan()
-    options: dict[str, Any] = {"samples": 1, "prior": small_restorer(), "inpaint_mask": hole(volume)}
+    options: dict[str, Any] = {"samples": 1, "prior": small_restorer(), "inpaint_mask": hole(volume), "guard": "off"}
     made = restore(volume, "inpaint", small_restorer(restores="inpaint"), **options)
     assert made.provenance["start"] == {"model": "small-restorer", "model_version": "1.0.0", "model_sha256": "0" * 64}
     assert not torch.equal(made.image, restore(volume, "inpaint", **options).image)
@@ -90,6 +92,34 @@ def test_samples_of_a_noisy_scan_are_in_its_unit() -> None:
     torch.testing.assert_close(ten.image.as_tensor(), 10 * made.image.as_tensor(), rtol=1e-3, atol=0.5)
     assert float(made.std.mean()) > 0  # type: ignore[union-attr]
     assert float(made.samples.min()) >= 0, "a magnitude stays one"
+
+
+def test_the_image_is_the_mean_of_the_samples_where_a_magnitude_is_dark_too() -> None:
+    volume = scan()
+    volume[:, : volume.shape[1] // 2] *= 0.01
+    made = restore(volume, "denoise", small_restorer(), samples=3, noise_level=0.05)
+    assert made.samples is not None
+    assert made.std is not None
+    drawn = made.samples.as_tensor()
+    assert float((drawn == 0).float().mean()) > 0.01, "some are at the end of what a magnitude can be"
+    torch.testing.assert_close(made.image.as_tensor(), drawn.mean(0, keepdim=True))
+    torch.testing.assert_close(made.std.as_tensor(), drawn.std(0, keepdim=True))
+
+
+@pytest.mark.parametrize("options", [{"slice_profile": "gaussian"}, {"seed": 7}, {"target_spacing": 1.0}])
+def test_what_a_task_does_not_heed_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        restore(scan(), "denoise", small_restorer(), **options)
+    assert caught.value.code == "WRONG_OPTION"
+
+
+def test_samples_of_a_hole_need_voxels_like_the_priors() -> None:
+    volume = scan(affine=torch.diag(torch.tensor([0.7, 0.7, 4.0, 1.0], dtype=torch.float64)))
+    with pytest.raises(Refused, match="samples need voxels of about 1 mm"):
+        restore(
+            volume, "inpaint", small_restorer(restores="inpaint"), samples=1, prior=small_restorer(),
+            inpaint_mask=hole(volume),
+        )  # fmt: skip
 
 
 def test_a_gaussian_is_denoised_to_its_closed_form() -> None:
