@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medgen.checks import MedgenError, check_positive
+from medgen.checks import MedgenError
 from medgen.continuation import kriged
 from medgen.diffusion.schedules import logsnr_sigmas
 from medgen.restoration.prior import SAMPLER, Prior
@@ -29,7 +29,6 @@ def restorer_prior(
     *,
     sigma_max: float | None = None,
     num_inference_steps: int = STEPS,
-    keenness: float = 1.0,
     sampler: str = SAMPLER,
 ) -> Prior:
     """A denoiser whose greatest level does not drown the image, begun from what is known of the image.
@@ -43,9 +42,6 @@ def restorer_prior(
         start: ``(1, 1, *spatial)`` in the model's 0..1: a continuation into a hole, a regression's output.
         sigma_max: first level; the greatest that the model was trained on by default.
         num_inference_steps: of the run.
-        keenness: the denoiser is told a level that is so many times lower, and takes less away: a regression smooths
-            what it is not sure of, and its samples with it (the remedy of Karras et al. 2022, arXiv:2206.00364, section
-            4, noise that is a little too large, seen from the denoiser). The effect grows with the number of steps.
         sampler: a name in ``SAMPLERS``, best one that draws fresh noise.
 
     Raises:
@@ -58,19 +54,9 @@ def restorer_prior(
         )
     greatest = max(model.spec.strength[1], 2 * SIGMA_MIN)
     sigmas = logsnr_sigmas(num_inference_steps, SIGMA_MIN, greatest if sigma_max is None else sigma_max)
-    check_positive("restorer_prior", "keenness", keenness)
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return model.denoise(x, sigma / keenness)
-
-    settings = {
-        "sampler": sampler,
-        "keenness": keenness,
-        "num_inference_steps": num_inference_steps,
-        "sigma_max": float(sigmas[0]),
-    }
+    settings = {"sampler": sampler, "num_inference_steps": num_inference_steps, "sigma_max": float(sigmas[0])}
     return Prior(
-        denoise,
+        model.denoise,
         lambda z: z,
         tuple(start.shape[1:]),
         sigmas,
