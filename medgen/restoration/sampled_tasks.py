@@ -44,8 +44,8 @@ SLICES_SIGMA, SLICES_STEPS = 0.1, 16
 0.89 and 0.93 from 0.1, 0.91 and 0.95 from 0.15; the PSNR of their mean falls by 0.2 and 0.5 dB with each."""
 HOLE_SIGMA, HOLE_STEPS = 0.25, 24
 """In a hole filled by a restorer; without one the first level is the greatest that the prior knows. From 0.12, 0.25 and
-0.5 a sample's gradient energy is 0.45, 0.51 and 0.53 of the truth's in a hole of a smooth template, and three samples'
-intervals cover 0.78, 0.85, 0.88. Telling the denoiser less noise than there is brings the energy to 1, as speckle."""
+0.5 a sample's gradient energy is 0.45, 0.51 and 0.53 of the truth's in a hole of a smooth template, and intervals of
+three cover 0.78, 0.85 and 0.88. To tell the denoiser less noise than there is brings the energy to 1, as speckle."""
 
 
 @dataclass(frozen=True)
