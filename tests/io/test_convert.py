@@ -243,7 +243,8 @@ def test_killed_and_resumed_gives_the_same_tree(tree: Path, tmp_path: Path, stop
     convert(tree, tmp_path / "want")
     out = tmp_path / "out"
     slow = (
-        "import time\nfrom medgen.io.convert import convert\n"
+        "import signal\nimport time\nfrom medgen.io.convert import convert\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a parent in the background ignores it
         "def wait(done, total):\n    time.sleep(1 if done < 5 else 30)\n"
         "if __name__ == '__main__':\n"
         f"    convert({str(tree)!r}, {str(out)!r}, jobs={jobs}, progress=wait)\n"
