@@ -15,7 +15,7 @@ from medgen.geometry import spacing_of
 from medgen.intensity import IntensityWindow, restorer_unit
 from medgen.io.findings import Refused
 from medgen.networks.threads import at_most_threads
-from medgen.operators import Mask, Operator
+from medgen.operators import Chain, Mask, Operator, Phase
 from medgen.restoration.denoiser_prior import continued, restorer_prior
 from medgen.restoration.plug_and_play import plug_and_play
 from medgen.restoration.posterior import Measurement
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["restore_measured"]
 
-SIGMA_MAX = 0.2
-"""About the error of a plain image of a measurement: first level of plug and play, and of samples begun from it."""
+SIGMA_MAX = 0.2  # of samples begun from plug and play
+PHASE_WIDTH = 3.0  # voxels: the phase of a Chain that begins with one is corrected by what varies no faster
 
 TOLERANCE = 0.1  # of the residual over the noise, where it was made consistent by a finite number of iterations
 
@@ -89,11 +89,25 @@ def _in_unit(operator: Operator, y: Tensor, window: IntensityWindow, noise_std: 
     return Measurement(operator, (y - offset) / scale, noise_std / scale)
 
 
-def _split(model: RestorerModel, known: Measurement, callback: Progress | None = None) -> Tensor:
-    """Plug and play ``(1, 1, *size)`` in the restorer's unit."""
-    sigma_max = max(SIGMA_MAX, 2 * known.noise_std)
+def _split(
+    model: RestorerModel, known: Measurement, affine: Tensor | None, callback: Progress | None = None
+) -> tuple[Tensor, Measurement]:
+    """Plug and play ``(1, 1, *size)`` in the restorer's unit, and the measurement with its phase corrected."""
+    operator = known.operator
+    phased = isinstance(operator, Chain) and len(operator.operators) > 1 and isinstance(operator.operators[0], Phase)
     with torch.no_grad(), at_most_threads(2, model.device):
-        return plug_and_play(model.denoise, known, sigma_max=sigma_max, callback=callback)
+        return plug_and_play(
+            model.denoise, known, start=_continued(known, affine), phase_width=PHASE_WIDTH if phased else None,
+            callback=callback,
+        )  # fmt: skip
+
+
+def _continued(known: Measurement, affine: Tensor | None) -> Tensor | None:
+    """The smooth continuation into what a mask hides; None for other operators."""
+    if not isinstance(known.operator, Mask):
+        return None
+    steps = None if affine is None else [float(step) for step in spacing_of(affine.numpy())]
+    return continued(known.y, known.operator.inpaint_mask, steps)
 
 
 def _single(
@@ -105,11 +119,14 @@ def _single(
     affine: Tensor | None,
     callback: Progress | None,
 ) -> Restored:
-    made = window.inverse(_split(model, _in_unit(operator, y, window, noise_std), callback))
+    found, known = _split(model, _in_unit(operator, y, window, noise_std), affine, callback)
+    made = window.inverse(found)
     figures, remarks = dict[str, float](), tuple[str, ...]()
     if noise_std > 0:
-        check = check_residual(Measurement(operator, y, noise_std), made, tolerance=TOLERANCE)
+        check = check_residual(known, found, tolerance=TOLERANCE)
         figures, remarks = {"residual_ratio": check.ratio}, tuple(filter(None, (check.sentence(),)))
+    if known.operator is not operator:
+        figures["phase_corrected_rad"] = _turned(operator, known.operator)
     settings = {"restored": "plug_and_play", "operator": operator.parameters(), "noise_std": noise_std}
     record = model.provenance(0, settings)
     record.pop("seed")
@@ -138,10 +155,16 @@ def _prior(
 ) -> Prior:
     """Begun from the smooth continuation into a hole at the model's greatest level, else from plug and play."""
     known = _in_unit(operator, y, window, noise_std)
-    if isinstance(operator, Mask):
-        steps = None if affine is None else [float(step) for step in spacing_of(affine.numpy())]
-        return restorer_prior(model, continued(known.y, operator.inpaint_mask, steps))
-    return restorer_prior(model, _split(model, known), sigma_max=SIGMA_MAX)
+    start = _continued(known, affine)
+    if start is not None:
+        return restorer_prior(model, start)
+    return restorer_prior(model, _split(model, known, affine)[0], sigma_max=SIGMA_MAX)
+
+
+def _turned(before: Any, after: Any) -> float:
+    """Root mean square difference of the phases that two chains begin with, in radians."""
+    turn = after.operators[0].phase - before.operators[0].phase
+    return float(torch.polar(torch.ones_like(turn), turn).angle().square().mean().sqrt())
 
 
 def _of_samples(drawn: PosteriorSamples) -> Restored:

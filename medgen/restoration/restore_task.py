@@ -111,7 +111,8 @@ def restore_task(
     if prior is None:
         record.pop("seed")
     made = replace(made, remarks=tuple(dict.fromkeys((*doubts, *made.remarks))))
-    return _finished(given, scan, made, hole, task, maker.spec.interval_factor, record)
+    factor = maker.spec.interval_factor if made.interval_factor is None else made.interval_factor
+    return _finished(given, scan, made, hole, task, factor, record)
 
 
 def _finished(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from medgen.io.findings import Refused
 from medgen.operators.noise_level import estimate_noise
 from medgen.operators.through_plane import ThroughPlane
 from medgen.restoration.consistency import denoised_check, slices_check
+from medgen.restoration.given_back import given_back
+from medgen.restoration.hole_interval import factor_on_the_scan
 from medgen.restoration.inpaint import blended, grid_around
 from medgen.restoration.thick_slices import fine_affine, thick_axis
 
@@ -65,7 +68,11 @@ class Scan:
 
 @dataclass(frozen=True)
 class Made:
-    """What a task made, in the model's unit; ``samples``: ``(K, X, Y, Z)``, where some were drawn."""
+    """What a task made, in the model's unit.
+
+    ``samples``: ``(K, X, Y, Z)``, where some were drawn. ``interval_factor``: see
+    :class:`~medgen.models.restorer_spec.RestorerSpec`, found on this scan; None: that of the model.
+    """
 
     mean: Tensor
     std: Tensor | None
@@ -74,6 +81,7 @@ class Made:
     remarks: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     samples: Tensor | None = None
+    interval_factor: float | None = None
 
 
 def noise_of(scan: Scan, options: dict[str, Any]) -> tuple[float, dict[str, float]]:
@@ -112,7 +120,9 @@ def _denoised(
     level, settings = noise_of(scan, options)
     box = shown(scan.values)
     mean, std = scan.values.clone(), torch.zeros_like(scan.values)
-    mean[box], found = _run(model, scan, scan.values[box], level, callback)
+    plain, found = _run(model, scan, scan.values[box], level, callback)
+    magnitude = scan.low == 0 and float(scan.values.min()) >= 0
+    mean[box] = given_back(scan.values[box], plain, level, scan.spacing, magnitude=magnitude)
     if found is not None:
         std[box] = found
     figures, doubts = denoised_check(scan.values[box], mean[box], level)
@@ -191,21 +201,46 @@ def _filled(
 ) -> Made:
     if hole is None:
         raise Refused("NO_MASK", f"restore: model '{model.spec.name}' fills holes. Give inpaint_mask (--mask FILE).")
-    affine, marked = torch.from_numpy(scan.affine), hole[0].numpy()
-    start = torch.from_numpy(kriged(scan.values[0].numpy(), marked, scan.spacing, CONTINUATION_MM))[None].float()
+    marked = hole[0].numpy()
+    values = scan.values[0].double().numpy()
+    made, std = _fill(model, scan, values, marked, callback)
+    factor = None
+    if std is not None and model.spec.interval_factor is not None:
+
+        def fill(image: NDArray[np.float64], moved: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Any]:
+            return _fill(model, scan, image, moved, None)
+
+        factor = factor_on_the_scan(made, marked, made > AIR, fill, model.spec.interval_factor)
+    figures = {"regenerated_share": float(hole.float().mean())} | (
+        {} if factor is None else {"interval_factor": factor}
+    )
+    error = None if std is None else torch.from_numpy(std)[None].float()
+    return Made(torch.from_numpy(made)[None].float(), error, scan.affine, figures, interval_factor=factor)
+
+
+def _fill(
+    model: RestorerModel,
+    scan: Scan,
+    values: NDArray[np.float64],
+    marked: NDArray[np.bool_],
+    callback: Progress | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Values ``(X, Y, Z)`` on the scan's grid with a hole filled, and the expected error there."""
+    affine, hole = torch.from_numpy(scan.affine), torch.from_numpy(marked)[None]
+    start = torch.from_numpy(kriged(values, marked, scan.spacing, CONTINUATION_MM))[None].float()
     volume = MetaTensor(start, affine=affine)
     grid = grid_around(volume, hole[0], model.spec.grid, model.multiple)
     coarse = grid.to_model(volume).as_tensor()
     inside = (grid.to_model(MetaTensor(hole.float(), affine=affine)).as_tensor() > SLIGHT).float()
     found, std = model.restored(coarse, 0.0, inside, callback)
-    fill = (start + grid.from_model((found - coarse) * inside).as_tensor())[0].double().numpy()
-    made = blended(scan.values[0].double().numpy(), fill, marked, scan.spacing)
-    if std is not None:  # of what is finer than the model's grid, too
-        finer = start - grid.from_model(coarse).as_tensor()
-        beside = grid.covered()[None] & ~hole & (start > AIR)
-        std = (grid.from_model(std).as_tensor().square() + finer[beside].square().mean().nan_to_num()).sqrt() * hole
-    share = {"regenerated_share": float(hole.float().mean())}
-    return Made(torch.from_numpy(made)[None].float(), std, scan.affine, share)
+    made = (start + grid.from_model((found - coarse) * inside).as_tensor())[0].double().numpy()
+    made = blended(values, made, marked, scan.spacing)
+    if std is None:
+        return made, None
+    finer = start - grid.from_model(coarse).as_tensor()  # the error is of what is finer than the model's grid, too
+    beside = grid.covered()[None] & ~hole & (start > AIR)
+    error = (grid.from_model(std).as_tensor().square() + finer[beside].square().mean().nan_to_num()).sqrt() * hole
+    return made, error[0].double().numpy()
 
 
 def _corrected(

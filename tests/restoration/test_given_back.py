@@ -1,0 +1,70 @@
+"""What a denoiser took away and is no noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from medgen.operators import RicianNoise
+from medgen.restoration.given_back import given_back
+
+SIZE, NOISE = (40, 40, 40), 0.05
+EQUAL = (1.0, 1.0, 1.0)
+
+
+def flat() -> Tensor:
+    """Tissue with air around: what a denoiser that lost the lesion gives."""
+    image = torch.zeros(1, *SIZE)
+    image[:, 8:32, 8:32, 8:32] = 0.5
+    return image
+
+
+def ball(diameter: float) -> Tensor:
+    far = sum((axis - 20.0) ** 2 for axis in torch.meshgrid(*[torch.arange(40.0)] * 3, indexing="ij"))
+    return (far.sqrt() <= diameter / 2)[None]
+
+
+def rician(clean: Tensor) -> Tensor:
+    return RicianNoise(NOISE).sample(clean, [torch.Generator().manual_seed(1)])
+
+
+@pytest.mark.parametrize(("diameter", "least"), [(4.0, 0.35), (6.0, 0.5), (10.0, 0.65)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_lesion_comes_back(diameter: float, least: float, sign: int) -> None:
+    lesion = ball(diameter)
+    made = given_back(rician(flat() + sign * 0.1 * lesion), flat(), NOISE, EQUAL, magnitude=True)
+    kept = float(made[lesion].mean() - 0.5) / (sign * 0.1)
+    assert least < kept < 1.1
+
+
+def test_little_noise_comes_back_and_none_in_air() -> None:
+    clean = flat()
+    made = given_back(rician(clean), clean, NOISE, EQUAL, magnitude=True)
+    inside = torch.zeros_like(clean, dtype=torch.bool)
+    inside[:, 12:28, 12:28, 12:28] = True
+    assert 0.1 * NOISE < float((made - clean)[inside].square().mean().sqrt()) < 0.2 * NOISE
+    assert float(made[:, :4].max()) == 0
+    assert abs(float((made - clean)[inside].mean())) < 0.05 * NOISE  # the mean of Rician noise is no lesion
+
+
+def test_signed_values_have_gaussian_noise() -> None:
+    clean = -flat() - 0.5
+    noisy = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    made = given_back(noisy, clean, NOISE, EQUAL, magnitude=False)
+    assert float((made - clean).square().mean().sqrt()) < 0.2 * NOISE
+    assert float(made.max()) < 0
+
+
+def test_thick_slices_are_not_averaged_over() -> None:
+    clean = torch.full((1, *SIZE), 0.5)
+    noisy = clean.clone()
+    noisy[..., 20] += 0.2
+    made = given_back(noisy, clean, NOISE, (0.5, 0.5, 5.0), magnitude=False)
+    assert float((made - clean)[..., 19].abs().max()) < 1e-3
+    assert float(made[0, 20, 20, 20]) == pytest.approx(0.7, abs=1e-3)
+
+
+def test_without_noise_nothing_is_done() -> None:
+    restored = flat()
+    assert given_back(restored + 1, restored, 0.0, EQUAL, magnitude=True) is restored
