@@ -19,14 +19,14 @@ def estimate_noise(image: Tensor) -> float:
     """Deviation of white noise in an image: median of the finest diagonal wavelet coefficients where it is flat.
 
     Args:
-        image: ``(1, *spatial)``, two or three axes, real, finite, any unit. Interpolated images have less noise in
-            that band than elsewhere, so that theirs is underestimated.
+        image: ``(1, *spatial)``, two or three axes, real, finite, any unit; of three axes one may have a single voxel:
+            a slice. Interpolated images have less noise in that band than elsewhere, so that theirs is underestimated.
 
     Returns:
         In the unit of the image; of a Rician one the deviation of each part.
 
     Raises:
-        MedgenError: an axis of one voxel.
+        MedgenError: fewer than two axes of two voxels or more.
 
     Example:
         >>> import torch
@@ -37,13 +37,14 @@ def estimate_noise(image: Tensor) -> float:
     References:
         Coupe et al. 2010, "Robust Rician noise estimation for MR images", Medical Image Analysis 14, section 2.2.
     """
-    even = tuple(slice(n - n % 2) for n in image.shape[1:])
-    if any(part.stop < 2 for part in even):
+    sides = [n for n in image.shape[1:] if n > 1]
+    if len(sides) < 2:
         raise MedgenError(
-            f"estimate_noise: image must have two voxels or more along each axis. Got {tuple(image.shape[1:])}. "
+            f"estimate_noise: image must have two voxels or more along two axes. Got {tuple(image.shape[1:])}. "
             "State the noise level."
         )
-    bands = haar_pack(image[(slice(None), *even)][None].float())[0]
+    even = (slice(None), *(slice(n - n % 2) for n in sides))
+    bands = haar_pack(image.reshape(1, *sides)[even][None].float())[0]
     mean, detail = bands[0] / len(bands) ** 0.5, bands[-1]
     shown = mean > OBJECT * bright_end(image)
     if int(shown.sum()) < LEAST:

@@ -15,9 +15,10 @@ from medgen.io.findings import Refused
 from medgen.models.restorer_spec import RESTORED
 from medgen.operators import Operator
 from medgen.restoration.restore_measured import restore_measured
-from medgen.restoration.restore_task import GUARDS, Task, restore_task
+from medgen.restoration.restore_task import Task, restore_task
 from medgen.restoration.restored import Restored
 from medgen.restoration.restorer_tasks import Progress
+from medgen.restoration.settings import GUARDS
 
 if TYPE_CHECKING:
     from medgen.models.base import Model

@@ -20,22 +20,15 @@ from medgen.restoration.restored import Restored
 from medgen.restoration.restorer_tasks import RESTORER_TASKS, Made, Progress, Scan
 from medgen.restoration.sampled import predictive_factor
 from medgen.restoration.sampled_tasks import SAMPLED_TASKS, Asked, sampled_task
-from medgen.restoration.settings import default_model, default_restorer
+from medgen.restoration.settings import TASK_OF_OPTION, default_model, default_restorer
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
     from medgen.models.restorer import RestorerModel
 
-__all__ = ["GUARDS", "Task", "loaded_restorer", "restore_task"]
+__all__ = ["Task", "loaded_restorer", "restore_task"]
 
-GUARDS = ("refuse", "warn", "off")
 LIKE = 1.5  # a voxel's side over that of the prior's
-_BELONGS = {
-    "inpaint_mask": "inpaint",
-    "noise_level": "denoise",
-    "target_spacing": "superres",
-    "slice_profile": "superres",
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class Task:
     prior: str | os.PathLike[str] | Model[Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, task in _BELONGS.items():
+        for name, task in {"inpaint_mask": "inpaint", **TASK_OF_OPTION}.items():
             if getattr(self, name) is not None and task != self.word:
                 raise _wrong(f"{name} is for task '{task}', not for '{self.word}'. Leave it out.")
         if self.slice_profile is not None:

@@ -11,12 +11,15 @@ from medgen.checks import MedgenError, check_choice, check_positive
 from medgen.io.findings import Refused
 from medgen.models.device import resolve_device
 
-__all__ = ["METHODS", "TASKS", "RestoreSettings", "check_model", "default_model", "default_restorer"]
+__all__ = [
+    "GUARDS", "METHODS", "TASKS", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
+    "default_restorer",
+]  # fmt: skip
 
 TASKS = ("denoise", "superres", "inpaint", "motion", "bias")
 METHODS = ("model", "classical")
 GUARDS = ("refuse", "warn", "off")
-_BELONGS = {"mask": "inpaint", "noise_level": "denoise", "target_spacing": "superres", "slice_profile": "superres"}
+TASK_OF_OPTION = {"noise_level": "denoise", "target_spacing": "superres", "slice_profile": "superres"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class RestoreSettings:
     def __post_init__(self) -> None:
         check_choice("restore", "task", self.task, TASKS)
         check_choice("restore", "method", self.method, METHODS)
-        for name, task in _BELONGS.items():
+        for name, task in {"mask": "inpaint", **TASK_OF_OPTION}.items():
             if getattr(self, name) is not None and self.task != task:
                 raise MedgenError(f"restore: {_option(name)} is for task '{task}', not '{self.task}'. Leave it out.")
         if self.method == "classical":

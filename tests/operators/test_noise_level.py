@@ -30,6 +30,8 @@ def test_air_that_was_cut_out_does_not_count() -> None:
     assert estimate_noise(noisy) == pytest.approx(5.0, rel=0.1)
 
 
-def test_one_slice_is_refused() -> None:
-    with pytest.raises(MedgenError, match="two voxels or more"):
-        estimate_noise(torch.zeros(1, 8, 8, 1))
+def test_one_slice_is_an_image_of_two_axes() -> None:
+    noisy = RicianNoise(4.0).sample(head(64, 64)[None], [torch.Generator().manual_seed(0)])[0]
+    assert estimate_noise(noisy[:, :, None]) == estimate_noise(noisy)
+    with pytest.raises(MedgenError, match="along two axes"):
+        estimate_noise(torch.zeros(1, 8, 1, 1))
