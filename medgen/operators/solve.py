@@ -1,4 +1,4 @@
-"""Least squares by conjugate gradients, for operators without a closed pseudo-inverse."""
+"""Least squares by conjugate gradients, for operators without a closed pseudo-inverse; the norm of an operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor
 from medgen.checks import MedgenError, check_count
 from medgen.operators.base import Operator, inner
 
-__all__ = ["least_squares"]
+__all__ = ["least_squares", "square_norm"]
+
+POWER_ITERATIONS = 10
 
 
 def least_squares(
@@ -79,3 +81,24 @@ def least_squares(
         ratio = torch.where(going, new / torch.where(going, power, 1.0), 0.0)
         direction, power = residual + column(ratio) * direction, torch.where(going, new, power)
     return x
+
+
+def square_norm(operator: Operator, like: Tensor) -> float:
+    """Largest eigenvalue of ``A* A``, by power iteration; a little too small.
+
+    Args:
+        operator: a linear one.
+        like: ``(B, C, *size)``: an image of the type, place and channels that the operator is applied to.
+
+    Returns:
+        0 for an operator that measures nothing.
+    """
+    real = torch.randn(like[:1].shape, generator=torch.Generator().manual_seed(0))
+    x, size = real.to(like), 0.0
+    for _ in range(POWER_ITERATIONS):
+        x = operator.adjoint(operator.forward(x / inner(x, x).real.sqrt()))
+        x = x if like.is_complex() else x.real
+        size = float(inner(x, x).real.sqrt())
+        if size == 0:
+            break
+    return size

@@ -292,7 +292,7 @@ def _on_device(volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSet
 
     options: dict[str, Any] = {
         name: getattr(settings, name) for name in ("device", "guard", "samples", "seed", "prior")
-    } | {"inpaint_mask": hole}
+    } | {"inpaint_mask": hole, "interval": settings.uncertainty}
     if volume.meta.get("modality"):
         options["modality"] = volume.meta["modality"]
     for name in ("noise_level", "target_spacing", "slice_profile"):

@@ -14,10 +14,10 @@ from medgen.operators import RicianNoise
 
 __all__ = ["given_back"]
 
-WIDTH = 1.0
-"""Deviation of the window, in the shortest edge of a voxel. On ten lesions of each of 4, 6, 8 and 10 mm at 20% contrast
-in MNI152 T1 and in T1, T2 and FLAIR of a patient, with 5% and 10% noise, a denoiser's 82% to 96% of their contrast
-became 88% to 98%, and its PSNR -0.3 to +0.2 dB more. Narrower windows keep more and cost more."""
+WIDTH = 0.8
+"""Deviation of the window, in the shortest edge of a voxel. Chosen on a person trained on (T1, T2 and FLAIR, 5% and
+10% noise): the widest of 0.8, 1.0, 1.2 and 1.5 with which ten lesions of each of 4, 6, 8 and 10 mm at 20% contrast keep
+nine tenths of it: 91% to 98%, where the denoiser alone kept 75% to 95%; its PSNR became -0.3 to +0.3 dB more."""
 LEAST = 0.3  # of the mean's squared slope: where it is less, in air, little is put back
 FAR = 20.0  # of the noise, above which its mean is the signal plus std^2 / 2 signal
 
@@ -28,8 +28,8 @@ def given_back(
     """Twicing (Tukey 1977): what is left of the scan, averaged over a few voxels, is added to the restored one.
 
     A denoiser that expects smooth tissue takes small faint lesions for noise. Noise averages out over a Gaussian ``G``
-    of a voxel's width (in 3D 15% of it stay), a lesion of four does not. With the mean ``m(x)`` of the noisy value, the
-    offset ``d`` about each voxel has the least ``G * (y - m(x) - m'(x) d)^2``:
+    of a voxel's width (in 3D 21% of it stay, in thick slices 35%), a lesion of four does not. With the mean ``m(x)``
+    of the noisy value, the offset ``d`` about each voxel has the least ``G * (y - m(x) - m'(x) d)^2``:
 
         ``d = (G * m'(x) (y - m(x))) / (G * m'(x)^2)``.
 
@@ -44,7 +44,7 @@ def given_back(
         ``(1, *spatial)`` float32; a magnitude is not negative.
     """
     if noise_std <= 0:
-        return restored
+        return restored.float()
     width = [WIDTH * min(spacing) / step for step in spacing]
     x, y = (part[0].cpu().numpy().astype(np.float32) for part in (restored, noisy))
     if not magnitude:

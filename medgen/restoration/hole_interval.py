@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Fill", "factor_on_the_scan", "other_places"]
+__all__ = ["PLACES", "Fill", "factor_on_the_scan", "other_places"]
 
 Fill = Callable[[NDArray[np.float64], NDArray[np.bool_]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 """The image and its expected error, both ``(X, Y, Z)``, of an image and a hole."""
@@ -26,8 +26,8 @@ def factor_on_the_scan(
 ) -> float | None:
     """Half the width of the 90% interval over the expected error, for this scan.
 
-    Its largest hole is moved to ``PLACES`` other places one after the other and filled there. The 90th percentile of
-    the error over the expected one, of all tissue there, counts ``PLACES`` times, ``factor`` once.
+    Its largest hole is moved to up to ``PLACES`` other places one after the other and filled there. The 90th percentile
+    of the error over the expected one, of all tissue there, counts as often as there are places, ``factor`` once.
 
     Args:
         filled: ``(X, Y, Z)``, the scan with its fill.
@@ -42,8 +42,8 @@ def factor_on_the_scan(
     ratios = []
     for moved in other_places(hole, tissue):
         made, error = fill(np.where(moved, 0, filled), moved)
-        seen = moved & tissue
-        ratios.append(np.abs(made - filled)[seen] / np.maximum(error[seen], np.finfo(np.float32).tiny))
+        seen = moved & tissue & (error > 0)
+        ratios.append(np.abs(made - filled)[seen] / error[seen])
     if sum(map(len, ratios)) < LEAST:
         return None
     found = float(np.quantile(np.concatenate(ratios), COVERED))
@@ -80,5 +80,5 @@ def other_places(hole: NDArray[np.bool_], tissue: NDArray[np.bool_]) -> list[NDA
         moved = np.zeros(hole.shape, bool)
         moved[index] = True
         found.append(moved)
-        taken |= moved
+        taken |= ndimage.binary_dilation(moved, iterations=APART)
     return found

@@ -15,7 +15,7 @@ from medgen.operators.blur import FWHM
 from medgen.restoration.posterior import Measurement, make_consistent
 from medgen.restoration.total_variation import VariationFit
 
-__all__ = ["plug_and_play", "refined_phase"]
+__all__ = ["begins_with_phase", "plug_and_play", "refined_phase"]
 
 EXACT = (
     0.005  # of the bright end: a measurement without noise is fitted as if it had so much, and made exact at the end
@@ -63,27 +63,31 @@ def plug_and_play(
         weight: of the denoiser.
         variation: of total variation, over the noise.
         phase_width: with an operator that begins with :class:`~medgen.operators.Phase`: the phase is estimated, and
-            corrected every few steps, by what varies no faster than a Gaussian of this deviation in voxels. None: it
-            is exact.
+            corrected after every fourth step, by what varies no faster than a Gaussian of this deviation in voxels.
+            None: it is exact.
         iterations: of the data step.
         callback: called with (steps done, steps).
 
     Returns:
-        ``(B, C, *size)``, and the measurement, with the phase as corrected. Where there is no noise, what was measured
-        is exact. Else nothing is forced on the image: a residual above the noise says that the operator is not quite
-        what measured.
+        ``(B, C, *size)``, and the measurement, with the phase as corrected. With less noise than ``EXACT`` the image is
+        made consistent with what was measured
+        (:func:`~medgen.restoration.posterior.make_consistent`). Else nothing is forced on it: a residual above the
+        noise says that the operator is not quite what measured.
 
     Raises:
-        MedgenError: numbers that are not above 0, ``sigma_min`` above ``sigma_max``, or ``phase_width`` of an operator
-            without a phase.
+        MedgenError: numbers that are not above 0, ``sigma_min`` above ``sigma_max``, an operator of complex volumes, or
+            ``phase_width`` with an operator without a phase or of several volumes.
     """
     caller = "plug_and_play"
     first = max(LOUD, measurement.noise_std) if sigma_max is None else sigma_max
     last = LAST * first if sigma_min is None else sigma_min
     for name, count in (("steps", steps), ("iterations", iterations)):
         check_count(caller, name, count)
-    for name, value in (("sigma_min", last), ("weight", weight), ("variation", variation)):
+    for name, value in (("sigma_max", first), ("sigma_min", last), ("weight", weight), ("variation", variation)):
         check_positive(caller, name, value)
+    if phase_width is not None:
+        check_positive(caller, "phase_width", phase_width)
+        _phased(measurement)
     if not last <= first:
         raise MedgenError(f"{caller}: sigma_min must be at most sigma_max, {first:g}. Got {last:g}. Lower it.")
     noise = max(measurement.noise_std, EXACT)
@@ -99,7 +103,7 @@ def plug_and_play(
             fit.turn(measurement.operator)
         if callback is not None:
             callback(k + 1, steps)
-    return (made if measurement.noise_std else make_consistent(made, measurement)), measurement
+    return (made if measurement.noise_std >= EXACT else make_consistent(made, measurement)), measurement
 
 
 def _mirrored(denoise: Denoise, x: Tensor, sigma: float, turn: int) -> Tensor:
@@ -124,20 +128,26 @@ def refined_phase(measurement: Measurement, image: Tensor, width: float) -> Chai
         MedgenError: another operator, or more than one volume.
     """
     check_positive("refined_phase", "width", width)
-    first, rest = _split(measurement.operator)
-    if tuple(image.shape[:2]) != (1, 1):
-        raise MedgenError(
-            f"refined_phase: image must be one volume (1, 1, ...). Got {tuple(image.shape)}. Go one by one."
-        )
+    first, rest = _phased(measurement)
     seen = first.forward(image.clamp(min=0))
     explained = seen + rest.adjoint(measurement.y - rest.forward(seen))
     against = Blur(first.size, width * FWHM).forward(explained * seen.conj())
     return Chain([Phase(first.phase + against[0, 0].angle()), *rest.operators])
 
 
-def _split(operator: Operator) -> tuple[Phase, Chain]:
-    if isinstance(operator, Chain) and len(operator.operators) > 1 and isinstance(operator.operators[0], Phase):
-        return operator.operators[0], Chain(operator.operators[1:])
-    raise MedgenError(
-        f"refined_phase: operator must be a Chain that begins with Phase. Got {operator.caller}. Put Phase in front."
-    )
+def begins_with_phase(operator: Operator) -> bool:
+    """Whether it is a chain whose phase can be corrected."""
+    return isinstance(operator, Chain) and len(operator.operators) > 1 and isinstance(operator.operators[0], Phase)
+
+
+def _phased(measurement: Measurement) -> tuple[Phase, Chain]:
+    """Phase and the rest of what measured one volume."""
+    operator = measurement.operator
+    if not begins_with_phase(operator):
+        raise MedgenError(
+            f"refined_phase: operator must be a Chain that begins with Phase. Got {operator.caller}. Put it in front."
+        )
+    if len(measurement.y) != 1:
+        raise MedgenError(f"refined_phase: measurement must be of one volume. Got {len(measurement.y)}. Go one by one.")
+    first, *rest = operator.operators  # type: ignore[attr-defined]
+    return first, Chain(rest)

@@ -39,6 +39,7 @@ def restore(
     target_spacing: float | None = None,
     slice_profile: str | None = None,
     prior: str | os.PathLike[str] | Model[Any] | None = None,
+    interval: bool = True,
     noise_std: float | None = None,
     affine: Tensor | np.ndarray | None = None,
     method: str | None = None,
@@ -72,6 +73,8 @@ def restore(
         slice_profile: what the slices were measured with (``superres``), one of ``SLICE_PROFILES``, ``gaussian`` by
             default; as thick as they are apart.
         prior: denoising restorer that samples of ``superres`` and ``inpaint`` are drawn with; bundled by default.
+        interval: whether that of a hole is measured on the scan itself, for the price of up to four more fills
+            (``inpaint``); else it is the model's.
         noise_std: with an operator, and needed there: deviation of the noise in the unit of ``volume``; 0: exact.
         affine: with an operator: of the image, RAS+ mm; by default that of ``volume`` where it lies on its grid.
         method: of samples with an operator: ``dps``, ``pigdm`` (by default) or ``diffpir`` (by default for restorers).
@@ -85,7 +88,8 @@ def restore(
     Returns:
         The restored image. Outside ``inpaint_mask`` its values, and those of each sample, are those of ``volume``, bit
         for bit; a super-resolved scan, its slices measured again, gives those of ``volume``. ``meta`` says how it was
-        made. The interval is of 90%: as a restorer's was measured on people, or of the samples
+        made. The interval is of 90%: as a restorer's was measured on people, in a hole as it is found on the scan
+        itself (:mod:`medgen.restoration.hole_interval`), or of the samples
         (:func:`~medgen.restoration.sampled.predictive_factor`).
 
     Raises:
@@ -110,7 +114,7 @@ def restore(
         )
     check_choice("restore", "operator", operator, RESTORED)
     _refuse_given(f"task '{operator}'", of_operator)
-    how = Task(operator, samples, seed, modality=modality, guard=guard, device=device, **of_task)
+    how = Task(operator, samples, seed, modality=modality, guard=guard, device=device, interval=interval, **of_task)
     return restore_task(volume, model, how, callback)
 
 

@@ -15,10 +15,10 @@ from medgen.geometry import spacing_of
 from medgen.intensity import IntensityWindow, restorer_unit
 from medgen.io.findings import Refused
 from medgen.networks.threads import at_most_threads
-from medgen.operators import Chain, Mask, Operator, Phase
+from medgen.operators import Mask, Operator
 from medgen.restoration.denoiser_prior import continued, restorer_prior
-from medgen.restoration.plug_and_play import plug_and_play
-from medgen.restoration.posterior import Measurement
+from medgen.restoration.plug_and_play import begins_with_phase, plug_and_play
+from medgen.restoration.posterior import Measurement, make_consistent
 from medgen.restoration.prior import Prior
 from medgen.restoration.residual import check_residual
 from medgen.restoration.restored import Restored
@@ -62,9 +62,11 @@ def restore_measured(
         _check_denoiser(prior, operator)
         y, placed = checked_measurement(measured, operator, affine)
         window = _unit_of(operator, y, prior)
+        known = _in_unit(operator, y, window, noise_std)
         if not samples:
-            return _single(y, operator, prior, window, noise_std, placed, callback)
-        prior, method = _prior(prior, operator, y, window, noise_std, placed), method or "diffpir"
+            return _single(known, Measurement(operator, y, noise_std), prior, window, placed, callback)
+        prior, operator = _prior(prior, known, placed)
+        method = method or "diffpir"
     else:
         window = None
     if not samples:
@@ -89,16 +91,14 @@ def _in_unit(operator: Operator, y: Tensor, window: IntensityWindow, noise_std: 
     return Measurement(operator, (y - offset) / scale, noise_std / scale)
 
 
-def _split(
+def _played(
     model: RestorerModel, known: Measurement, affine: Tensor | None, callback: Progress | None = None
 ) -> tuple[Tensor, Measurement]:
     """Plug and play ``(1, 1, *size)`` in the restorer's unit, and the measurement with its phase corrected."""
-    operator = known.operator
-    phased = isinstance(operator, Chain) and len(operator.operators) > 1 and isinstance(operator.operators[0], Phase)
+    width = PHASE_WIDTH if begins_with_phase(known.operator) else None
     with torch.no_grad(), at_most_threads(2, model.device):
         return plug_and_play(
-            model.denoise, known, start=_continued(known, affine), phase_width=PHASE_WIDTH if phased else None,
-            callback=callback,
+            model.denoise, known, start=_continued(known, affine), phase_width=width, callback=callback
         )  # fmt: skip
 
 
@@ -106,28 +106,33 @@ def _continued(known: Measurement, affine: Tensor | None) -> Tensor | None:
     """The smooth continuation into what a mask hides; None for other operators."""
     if not isinstance(known.operator, Mask):
         return None
-    steps = None if affine is None else [float(step) for step in spacing_of(affine.numpy())]
-    return continued(known.y, known.operator.inpaint_mask, steps)
+    axes = len(known.operator.size)
+    steps = None if affine is None else [float(step) for step in spacing_of(affine.numpy())[:axes]]
+    return continued(known.y, known.operator.inpaint_mask, steps).to(known.y.device)
 
 
 def _single(
-    y: Tensor,
-    operator: Operator,
+    measured: Measurement,
+    native: Measurement,
     model: RestorerModel,
     window: IntensityWindow,
-    noise_std: float,
     affine: Tensor | None,
     callback: Progress | None,
 ) -> Restored:
-    found, known = _split(model, _in_unit(operator, y, window, noise_std), affine, callback)
+    """One image; ``measured`` is in the restorer's unit, ``native`` the same in its own."""
+    operator, noise_std = native.operator, native.noise_std
+    found, known = _played(model, measured, affine, callback)
     made = window.inverse(found)
+    if isinstance(operator, Mask) and noise_std == 0:
+        made = make_consistent(made, native)  # to the last bit, in this unit too
     figures, remarks = dict[str, float](), tuple[str, ...]()
     if noise_std > 0:
         check = check_residual(known, found, tolerance=TOLERANCE)
         figures, remarks = {"residual_ratio": check.ratio}, tuple(filter(None, (check.sentence(),)))
-    if known.operator is not operator:
-        figures["phase_corrected_rad"] = _turned(operator, known.operator)
     settings = {"restored": "plug_and_play", "operator": operator.parameters(), "noise_std": noise_std}
+    if known.operator is not operator:
+        figures["phase_corrected_rad"] = _turned(operator, known.operator, found)
+        settings["phase_width"] = PHASE_WIDTH
     record = model.provenance(0, settings)
     record.pop("seed")
     placed = torch.eye(4, dtype=torch.float64) if affine is None else affine
@@ -145,26 +150,24 @@ def _check_denoiser(model: RestorerModel, operator: Operator) -> None:
         )
 
 
-def _prior(
-    model: RestorerModel,
-    operator: Operator,
-    y: Tensor,
-    window: IntensityWindow,
-    noise_std: float,
-    affine: Tensor | None,
-) -> Prior:
-    """Begun from the smooth continuation into a hole at the model's greatest level, else from plug and play."""
-    known = _in_unit(operator, y, window, noise_std)
+def _prior(model: RestorerModel, known: Measurement, affine: Tensor | None) -> tuple[Prior, Operator]:
+    """Begun from the smooth continuation into a hole at the model's greatest level, else from plug and play.
+
+    With the operator, its phase as corrected by that.
+    """
     start = _continued(known, affine)
     if start is not None:
-        return restorer_prior(model, start)
-    return restorer_prior(model, _split(model, known, affine)[0], sigma_max=SIGMA_MAX)
+        return restorer_prior(model, start), known.operator
+    start, known = _played(model, known, affine)
+    return restorer_prior(model, start, sigma_max=SIGMA_MAX), known.operator
 
 
-def _turned(before: Any, after: Any) -> float:
-    """Root mean square difference of the phases that two chains begin with, in radians."""
+def _turned(before: Any, after: Any, image: Tensor) -> float:
+    """Root mean square difference of the phases that two chains begin with, in radians, weighed by the image."""
     turn = after.operators[0].phase - before.operators[0].phase
-    return float(torch.polar(torch.ones_like(turn), turn).angle().square().mean().sqrt())
+    weight = image[0, 0].square()
+    square = torch.polar(torch.ones_like(turn), turn).angle().square()
+    return float(((weight * square).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)).sqrt())
 
 
 def _of_samples(drawn: PosteriorSamples) -> Restored:

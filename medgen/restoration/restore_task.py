@@ -50,6 +50,7 @@ class Task:
     noise_level: float | None = None
     target_spacing: float | None = None
     prior: str | os.PathLike[str] | Model[Any] | None = None
+    interval: bool = True
 
     def __post_init__(self) -> None:
         for name, task in {"inpaint_mask": "inpaint", **TASK_OF_OPTION}.items():
@@ -70,7 +71,10 @@ class Task:
     def options(self) -> dict[str, Any]:
         """Of the functions in :mod:`medgen.restoration.restorer_tasks`."""
         profile = self.slice_profile or "gaussian"
-        return {"noise_level": self.noise_level, "target_spacing": self.target_spacing, "slice_profile": profile}
+        return {
+            "noise_level": self.noise_level, "target_spacing": self.target_spacing, "slice_profile": profile,
+            "interval": self.interval and not self.samples,  # that of samples is theirs
+        }  # fmt: skip
 
 
 def restore_task(

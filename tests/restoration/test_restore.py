@@ -96,6 +96,23 @@ def test_outside_a_hole_no_bit_changes() -> None:
     assert float(made.std[hole == 0].max()) == 0  # type: ignore[index]
 
 
+def test_the_interval_of_a_hole_is_that_of_the_scan() -> None:
+    model = small_restorer(restores="inpaint", interval_factor=1.5)
+    volume = scan(40, 40, 40)
+    hole = torch.zeros(volume.shape)
+    hole[:, 16:24, 16:24, 16:24] = 1
+    mask, seen = MetaTensor(hole, affine=volume.affine), list[tuple[int, int]]()
+    made = restore(volume, "inpaint", model, inpaint_mask=mask, guard="off", callback=lambda k, n: seen.append((k, n)))
+    plain = restore(volume, "inpaint", model, inpaint_mask=mask, guard="off", interval=False)
+    assert "interval_factor" not in plain.figures
+    for one, factor in ((made, made.figures["interval_factor"]), (plain, 1.5)):
+        assert one.upper is not None
+        assert one.std is not None
+        torch.testing.assert_close(one.upper - one.image, factor * one.std, rtol=1e-3, atol=1e-3)
+    assert made.figures["interval_factor"] != pytest.approx(1.5)
+    assert seen[-1] == (5, 5)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [

@@ -20,6 +20,7 @@ from medgen.models import save_model
 from medgen.models.restorer import RestorerModel
 from medgen.models.weights import joined_state
 from medgen.operators import Blur, CartesianKSpace, Chain, Mask, Phase, ThroughPlane, cartesian_mask
+from medgen.restoration import restore_measured
 from medgen.restoration.batch import restore_batch
 from medgen.restoration.consistency import denoised_check, slices_check
 from medgen.restoration.denoiser_prior import continued, restorer_prior
@@ -209,6 +210,39 @@ def test_a_hole_as_an_operator_and_flat_k_space() -> None:
     drawn = restore(y, operator, small_model("image", dims=2), noise_std=5.0, samples=1)
     assert drawn.image.shape == (1, 16, 16)
     assert drawn.std is None
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_a_phase_is_corrected_on_the_way(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase that is wrong by a smooth bump is found; samples are of the corrected operator, too."""
+    size, axis = (16, 16, 12), torch.linspace(-1, 1, 16)
+    ball = (axis[:, None, None].square() + axis[:, None].square() + torch.linspace(-1, 1, 12).square()) < 0.8
+    bump = 0.5 * axis[:, None, None].mul(2).square().neg().exp().expand(size)
+    lines = CartesianKSpace(cartesian_mask(size, 2.0, torch.Generator().manual_seed(0), axes=(0,), center_fraction=0.3))
+    y = Chain([Phase(bump), lines]).forward(100.0 * ball[None, None])[0]
+    given = Chain([Phase(torch.zeros(size)), lines])
+    seen: list[Any] = []
+    plain = restore_measured.restore_samples
+
+    def watched(y: torch.Tensor, operator: Any, *given: Any, **named: Any) -> Any:
+        seen.append(operator)
+        return plain(y, operator, *given, **named)
+
+    monkeypatch.setattr(restore_measured, "restore_samples", watched)
+    made = restore(y, given, small_restorer(), noise_std=0.5, samples=samples)
+    if samples:
+        assert float((seen[0].operators[0].phase - bump)[ball].abs().mean()) < 0.5 * float(bump[ball].mean())
+    else:
+        assert made.figures["phase_corrected_rad"] > 0.5 * float(bump[ball].square().mean().sqrt())
+        assert made.provenance["phase_width"] == 3.0
+
+
+def test_a_hole_in_a_slice_that_lies_in_space() -> None:
+    hidden = torch.zeros(16, 16)
+    hidden[6:9, 6:9] = 1
+    y = MetaTensor(torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)), affine=AFFINE)
+    made = restore(y, Mask(hidden), "head-ct-denoise", noise_std=0.0)
+    assert torch.equal(made.image.as_tensor()[0][hidden == 0], y.as_tensor()[0][hidden == 0])
 
 
 def test_a_prior_has_derivatives_for_those_who_ask() -> None:
