@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medgen.checks import MedgenError
 from medgen.continuation import kriged
+from medgen.diffusion.samplers import Denoise
 from medgen.diffusion.schedules import logsnr_sigmas
+from medgen.io.findings import Refused
+from medgen.restoration.assembled import SliceDenoiser
 from medgen.restoration.prior import SAMPLER, Prior
 
 if TYPE_CHECKING:
     from medgen.models.restorer import RestorerModel
 
-__all__ = ["SIGMA_MIN", "continued", "restorer_prior"]
+__all__ = ["SIGMA_MIN", "continued", "denoiser_of", "restorer_prior"]
 
 SIGMA_MIN = 0.005  # least level of a run, above the least of training
 PRIOR_STD = 0.3  # of a voxel over scans whose bright end is 1
@@ -38,25 +40,21 @@ def restorer_prior(
     (``pigdm``, ``dps``) work, too.
 
     Args:
-        model: restorer for ``denoise``.
+        model: restorer for ``denoise``; one of slices serves volumes, see :func:`denoiser_of`.
         start: ``(1, 1, *spatial)`` in the model's 0..1: a continuation into a hole, a regression's output.
         sigma_max: first level; the greatest that the model was trained on by default.
         num_inference_steps: of the run.
         sampler: a name in ``SAMPLERS``, best one that draws fresh noise.
 
     Raises:
-        MedgenError: a restorer of another task, or of another number of axes.
+        MedgenError: see :func:`denoiser_of`.
     """
-    if model.spec.restores != "denoise" or model.spec.spatial_dims != start.ndim - 2:
-        raise MedgenError(
-            f"restorer_prior: model must denoise images of {start.ndim - 2} axes. Got '{model.spec.name}', for task "
-            f"'{model.spec.restores}' with {model.spec.spatial_dims}. Give another one."
-        )
+    denoise = denoiser_of(model, start.ndim - 2)
     greatest = max(model.spec.strength[1], 2 * SIGMA_MIN)
     sigmas = logsnr_sigmas(num_inference_steps, SIGMA_MIN, greatest if sigma_max is None else sigma_max)
     settings = {"sampler": sampler, "num_inference_steps": num_inference_steps, "sigma_max": float(sigmas[0])}
     return Prior(
-        model.denoise,
+        denoise,
         lambda z: z,
         tuple(start.shape[1:]),
         sigmas,
@@ -65,6 +63,27 @@ def restorer_prior(
         start=start.to(model.device),
         device=model.device,
         provenance=model.provenance(0, settings),
+    )
+
+
+def denoiser_of(model: RestorerModel, axes: int) -> Denoise:
+    """``D(x, sigma)`` of images of so many axes.
+
+    A restorer of slices denoises those across two axes of a volume, and the mean of both is taken
+    (:class:`~medgen.restoration.assembled.SliceDenoiser`).
+
+    Raises:
+        MedgenError: a restorer of another task, or one of volumes for slices.
+    """
+    own = model.spec
+    if own.restores == "denoise" and own.spatial_dims == axes:
+        return model.denoise
+    if own.restores == "denoise" and (own.spatial_dims, axes) == (2, 3):
+        return SliceDenoiser(model.denoise)
+    raise Refused(
+        "WRONG_OPTION",
+        f"restore: the operator needs a restorer that denoises images of {axes} axes. Got '{own.name}', for task "
+        f"'{own.restores}' with {own.spatial_dims}. Give another.",
     )
 
 

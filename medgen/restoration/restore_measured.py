@@ -16,7 +16,7 @@ from medgen.intensity import IntensityWindow, restorer_unit
 from medgen.io.findings import Refused
 from medgen.networks.threads import at_most_threads
 from medgen.operators import Mask, Operator
-from medgen.restoration.denoiser_prior import continued, restorer_prior
+from medgen.restoration.denoiser_prior import continued, denoiser_of, restorer_prior
 from medgen.restoration.plug_and_play import begins_with_phase, plug_and_play
 from medgen.restoration.posterior import Measurement, make_consistent
 from medgen.restoration.prior import Prior
@@ -59,7 +59,7 @@ def restore_measured(
     chosen = default_model("denoise") if model is None else model
     prior: Any = load_model(chosen, device) if isinstance(chosen, str | os.PathLike) else chosen
     if isinstance(prior, RestorerModel):
-        _check_denoiser(prior, operator)
+        denoiser_of(prior, len(operator.size))
         y, placed = checked_measurement(measured, operator, affine)
         window = _unit_of(operator, y, prior)
         known = _in_unit(operator, y, window, noise_std)
@@ -96,10 +96,9 @@ def _played(
 ) -> tuple[Tensor, Measurement]:
     """Plug and play ``(1, 1, *size)`` in the restorer's unit, and the measurement with its phase corrected."""
     width = PHASE_WIDTH if begins_with_phase(known.operator) else None
+    denoise, start = denoiser_of(model, len(known.operator.size)), _continued(known, affine)
     with torch.no_grad(), at_most_threads(2, model.device):
-        return plug_and_play(
-            model.denoise, known, start=_continued(known, affine), phase_width=width, callback=callback
-        )  # fmt: skip
+        return plug_and_play(denoise, known, start=start, phase_width=width, callback=callback)
 
 
 def _continued(known: Measurement, affine: Tensor | None) -> Tensor | None:
@@ -138,16 +137,6 @@ def _single(
     placed = torch.eye(4, dtype=torch.float64) if affine is None else affine
     image = MetaTensor(made[0].float(), affine=placed, meta={"synthetic": True, "provenance": record})
     return Restored(image, figures=figures, remarks=remarks, provenance=record)
-
-
-def _check_denoiser(model: RestorerModel, operator: Operator) -> None:
-    own, dims = model.spec, len(operator.size)
-    if own.restores != "denoise" or own.spatial_dims != dims:
-        raise Refused(
-            "WRONG_OPTION",
-            f"restore: the operator needs a restorer that denoises images of {dims} axes. Got '{own.name}', for task "
-            f"'{own.restores}' with {own.spatial_dims}. Give another.",
-        )
 
 
 def _prior(model: RestorerModel, known: Measurement, affine: Tensor | None) -> tuple[Prior, Operator]:

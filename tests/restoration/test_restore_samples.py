@@ -16,14 +16,14 @@ from scipy.ndimage import gaussian_filter
 from medgen.checks import MedgenError
 from medgen.io.convert import OutputExists
 from medgen.io.findings import Refused
-from medgen.models import save_model
+from medgen.models import load_model, save_model
 from medgen.models.restorer import RestorerModel
 from medgen.models.weights import joined_state
 from medgen.operators import Blur, CartesianKSpace, Chain, Mask, Phase, ThroughPlane, cartesian_mask
 from medgen.restoration import restore_measured
 from medgen.restoration.batch import restore_batch
 from medgen.restoration.consistency import denoised_check, slices_check
-from medgen.restoration.denoiser_prior import continued, restorer_prior
+from medgen.restoration.denoiser_prior import continued, denoiser_of, restorer_prior
 from medgen.restoration.restore import restore
 from medgen.restoration.restore_file import restore_file
 from medgen.restoration.sampled import predictive_factor
@@ -237,6 +237,17 @@ def test_a_phase_is_corrected_on_the_way(samples: int, monkeypatch: pytest.Monke
         assert made.provenance["phase_width"] == 3.0
 
 
+def test_a_restorer_of_slices_serves_volumes() -> None:
+    model = load_model("head-ct-denoise", "cpu")
+    assert isinstance(model, RestorerModel)
+    x = 0.5 + 0.05 * torch.randn(1, 1, 4, 8, 6, generator=torch.Generator().manual_seed(0))
+    made = denoiser_of(model, 3)(x, torch.tensor([0.05]))
+    across = [torch.cat([model.denoise(s, torch.tensor([0.05]))[..., None] for s in x.unbind(4)], -1)]
+    across.append(torch.stack([model.denoise(s, torch.tensor([0.05])) for s in x.unbind(3)], 3))
+    torch.testing.assert_close(made, sum(across) / 2)
+    assert float(made.std()) < 0.7 * float(x.std())
+
+
 def test_a_hole_in_a_slice_that_lies_in_space() -> None:
     hidden = torch.zeros(16, 16)
     hidden[6:9, 6:9] = 1
@@ -252,7 +263,7 @@ def test_a_prior_has_derivatives_for_those_who_ask() -> None:
     (slope,) = torch.autograd.grad(made.sum(), x)
     assert float(slope.abs().max()) > 0
     assert not model.denoise(x.detach(), torch.tensor([0.05])).requires_grad
-    with pytest.raises(MedgenError, match="must denoise images of 2 axes"):
+    with pytest.raises(MedgenError, match="that denoises images of 2 axes"):
         restorer_prior(model, torch.zeros(1, 1, 8, 8))
 
 
