@@ -16,11 +16,11 @@ from medgen.intensity import IntensityWindow, restorer_unit
 from medgen.io.findings import Refused
 from medgen.networks.threads import at_most_threads
 from medgen.operators import Mask, Operator
+from medgen.restoration.consistency import measured_check
 from medgen.restoration.denoiser_prior import continued, denoiser_of, restorer_prior
 from medgen.restoration.plug_and_play import begins_with_phase, plug_and_play
 from medgen.restoration.posterior import Measurement, make_consistent
 from medgen.restoration.prior import Prior
-from medgen.restoration.residual import check_residual
 from medgen.restoration.restored import Restored
 from medgen.restoration.sampled import PosteriorSamples, Progress, checked_measurement, restore_samples
 from medgen.restoration.settings import default_model
@@ -33,8 +33,6 @@ __all__ = ["restore_measured"]
 
 SIGMA_MAX = 0.2  # of samples begun from plug and play
 PHASE_WIDTH = 3.0  # voxels: the phase of a Chain that begins with one is corrected by what varies no faster
-
-TOLERANCE = 0.1  # of the residual over the noise, where it was made consistent by a finite number of iterations
 
 
 def restore_measured(
@@ -126,8 +124,7 @@ def _single(
         made = make_consistent(made, native)  # to the last bit, in this unit too
     figures, remarks = dict[str, float](), tuple[str, ...]()
     if noise_std > 0:
-        check = check_residual(known, found, tolerance=TOLERANCE)
-        figures, remarks = {"residual_ratio": check.ratio}, tuple(filter(None, (check.sentence(),)))
+        figures, remarks = measured_check(known, found)
     settings = {"restored": "plug_and_play", "operator": operator.parameters(), "noise_std": noise_std}
     if known.operator is not operator:
         figures["phase_corrected_rad"] = _turned(operator, known.operator, found)

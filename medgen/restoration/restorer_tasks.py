@@ -41,6 +41,11 @@ CLOSE = 2e-3  # of the brightest slice voxel
 SMOOTH_MM = 12.0
 LEAST_WEIGHT = 1e-3
 AIR = 0.1  # of the bright end
+OVER = 1.2  # of the brightest slice voxel
+NO_PLACE = (
+    "the hole is small, or has no equal place in the scan: its interval was not measured there, it is the model's, "
+    "from other heads."
+)
 SLICED = 1.2  # voxels so many times as long as wide lie in slices
 
 
@@ -158,8 +163,21 @@ def _thinned(
     settings = {"target_spacing": target, "slice_profile": slices.profile}
     affine = fine_affine(scan.affine, axis, slices.slices, slices.size[axis], target)
     std = None if std is None else std.movedim(-1, 1 + axis)
-    remarks = (*beyond(model, "slice spacing over target", ratio), *doubts)
+    remarks = (*beyond(model, "slice spacing over target", ratio), *doubts, *_outside(fitted, measured, scan))
     return Made(fitted[0], std, affine, figures, remarks, settings)
+
+
+def _outside(fitted: Tensor, measured: Tensor, scan: Scan) -> tuple[str, ...]:
+    """A remark where thin slices are much brighter than the thick ones, or negative where those are not."""
+    low, high = float(measured.min()), float(measured.max())
+    least, most = float(fitted.min()), float(fitted.max())
+    if most <= OVER * high and (low < 0 or least >= -(OVER - 1) * high):
+        return ()
+    ends = [end * scan.scale + scan.low for end in (least, most, low, high)]
+    return (
+        f"thin slices reach from {ends[0]:.4g} to {ends[1]:.4g}, the thick ones from {ends[2]:.4g} to {ends[3]:.4g}: a "
+        "few voxels beside sharp edges are too dark or too bright, so that their means are right.",
+    )
 
 
 def consistent(mean: Tensor, measured: Tensor, slices: ThroughPlane) -> Tensor:
@@ -224,7 +242,8 @@ def _filled(
     if factor is not None:
         figures["interval_factor"] = factor
     error = None if std is None else torch.from_numpy(std)[None].float()
-    return Made(torch.from_numpy(made)[None].float(), error, scan.affine, figures, interval_factor=factor)
+    doubts = (NO_PLACE,) if of_model is not None and factor is None else ()
+    return Made(torch.from_numpy(made)[None].float(), error, scan.affine, figures, doubts, interval_factor=factor)
 
 
 def _fill(

@@ -110,6 +110,9 @@ def test_the_interval_of_a_hole_is_that_of_the_scan() -> None:
         assert one.std is not None
         torch.testing.assert_close(one.upper - one.image, factor * one.std, rtol=1e-3, atol=1e-3)
     assert made.figures["interval_factor"] != pytest.approx(1.5)
+    hole[:, 4:36, 4:36, 4:36] = 1
+    large = restore(volume, "inpaint", model, inpaint_mask=MetaTensor(hole, affine=volume.affine), guard="off")
+    assert "has no equal place" in large.remarks[0]
     assert seen[-1] == (5, 5)
 
 
