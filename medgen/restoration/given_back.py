@@ -24,7 +24,7 @@ FAR = 20.0  # of the noise, above which its mean is the signal plus std^2 / 2 si
 
 def given_back(
     noisy: Tensor, restored: Tensor, noise_std: float, spacing: Sequence[float], *, magnitude: bool
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Twicing (Tukey 1977): what is left of the scan, averaged over a few voxels, is added to the restored one.
 
     A denoiser that expects smooth tissue takes small faint lesions for noise. Noise averages out over a Gaussian ``G``
@@ -41,19 +41,29 @@ def given_back(
         magnitude: whether the noise is Rician; else its mean is 0.
 
     Returns:
-        ``(1, *spatial)`` float32; a magnitude is not negative.
+        The image, a magnitude not negative, and the deviation of the white noise that came back with it; both
+        ``(1, *spatial)`` float32, on the CPU.
     """
     if noise_std <= 0:
-        return restored.float()
+        return restored.float().cpu(), torch.zeros(restored.shape)
     width = [WIDTH * min(spacing) / step for step in spacing]
     x, y = (part[0].cpu().numpy().astype(np.float32) for part in (restored, noisy))
+    left = noise_std * float(np.prod([_left(w) for w in width]))
     if not magnitude:
-        return torch.from_numpy(x + gaussian_filter(y - x, width))[None]
+        return torch.from_numpy(x + gaussian_filter(y - x, width))[None], torch.full(restored.shape, left)
     mean, slope = _rician(x / noise_std)
     above, below = (gaussian_filter(part, width) for part in (slope * (y - noise_std * mean), slope**2))
     share = slope**2 / (slope**2 + LEAST)  # 0 in air, which has no slope
     made = x + share * above / (below + LEAST) * (1 + LEAST) ** 2
-    return torch.from_numpy(np.maximum(made, 0, dtype=np.float32))[None]
+    came = np.asarray(left * (1 + LEAST) * share, np.float32)
+    return torch.from_numpy(np.maximum(made, 0, dtype=np.float32))[None], torch.from_numpy(came)[None]
+
+
+def _left(width: float) -> float:
+    """Deviation of white noise of 1 after the window along an axis."""
+    point = np.zeros(2 * int(4 * width + 1) + 1)
+    point[len(point) // 2] = 1
+    return float(np.linalg.norm(gaussian_filter(point, width)))
 
 
 def _rician(signal: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -127,9 +127,9 @@ def _denoised(
     mean, std = scan.values.clone(), torch.zeros_like(scan.values)
     plain, found = _run(model, scan, scan.values[box], level, callback)
     magnitude = scan.low == 0 and float(scan.values.min()) >= 0
-    mean[box] = given_back(scan.values[box], plain, level, scan.spacing, magnitude=magnitude)
+    mean[box], came = given_back(scan.values[box], plain, level, scan.spacing, magnitude=magnitude)
     if found is not None:
-        std[box] = found
+        std[box] = (found.square() + came.square()).sqrt()
     figures, doubts = denoised_check(scan.values[box], mean[box], level)
     remarks = (*beyond(model, "noise level", level), *doubts)
     return Made(mean, None if found is None else std, scan.affine, settings | figures, remarks, dict(settings))
