@@ -99,7 +99,7 @@ class Filler:
         shown = torch.from_numpy(np.where(hole, 0, image).astype(np.float32))[None]
         scale = bright_end(shown)
         scan = Scan(shown / scale, affine, scale, 0.0)
-        made: Any = RESTORER_TASKS["inpaint"](self, scan, torch.from_numpy(hole)[None], {}, None)
+        made: Any = RESTORER_TASKS["inpaint"](self, scan, torch.from_numpy(hole)[None], {"interval": False}, None)
         return np.where(hole, made.mean[0].numpy() * scale, image)
 
 
