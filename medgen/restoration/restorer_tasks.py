@@ -125,11 +125,13 @@ def _denoised(
     level, settings = noise_of(scan, options)
     box = shown(scan.values)
     mean, std = scan.values.clone(), torch.zeros_like(scan.values)
-    plain, found = _run(model, scan, scan.values[box], level, callback)
-    magnitude = scan.low == 0 and float(scan.values.min()) >= 0
-    mean[box], came = given_back(scan.values[box], plain, level, scan.spacing, magnitude=magnitude)
+    mean[box], found = _run(model, scan, scan.values[box], level, callback)
     if found is not None:
-        std[box] = (found.square() + came.square()).sqrt()
+        std[box] = found
+    if model.spec.learns_from == "pairs":  # one that saw noisy scans alone has no expectation against lesions
+        magnitude = scan.low == 0 and float(scan.values.min()) >= 0
+        mean[box], came = given_back(scan.values[box], mean[box], level, scan.spacing, magnitude=magnitude)
+        std[box] = (std[box].square() + came.square()).sqrt()
     figures, doubts = denoised_check(scan.values[box], mean[box], level)
     remarks = (*beyond(model, "noise level", level), *doubts)
     return Made(mean, None if found is None else std, scan.affine, settings | figures, remarks, dict(settings))

@@ -93,3 +93,12 @@ def test_a_restored_scan_has_it() -> None:
     assert made.std is not None
     assert error is not None
     torch.testing.assert_close(made.std.as_tensor(), ((error * top).square() + came.square()).sqrt(), atol=2e-4, rtol=0)
+
+
+def test_not_by_one_that_saw_noisy_scans_alone() -> None:
+    model = small_restorer(learns_from="sure", variance=False, interval_factor=None)
+    scan = MetaTensor(rician(flat()), affine=torch.eye(4))
+    made = restore(scan, "denoise", model, noise_level=0.08, guard="off")
+    top = bright_end(scan.as_tensor())
+    answer, _ = model.restored(scan.as_tensor() / top, 0.08)
+    torch.testing.assert_close(made.image.as_tensor(), answer.clamp(min=0) * top, atol=2e-4, rtol=0)
