@@ -178,6 +178,12 @@ class RicianNoise(Noise):
         bessel = (1 + a) * torch.special.i0e(a / 2) + a * torch.special.i1e(a / 2)
         return (self.std * math.sqrt(math.pi / 2) * bessel).to(y.dtype)
 
+    def slope(self, y: Tensor) -> Tensor:
+        """Of :meth:`mean`: ``sqrt(pi / 8) (y / std) e^(-a/2) (I_0(a/2) + I_1(a/2))``, 0 in air and 1 far above."""
+        a = y.double() ** 2 / (2 * self.std**2)
+        bessel = torch.special.i0e(a / 2) + torch.special.i1e(a / 2)
+        return (math.sqrt(math.pi / 8) * (y.double() / self.std) * bessel).to(y.dtype)
+
     def variance(self, y: Tensor) -> Tensor:
         """See the class."""
         wide = y.double()

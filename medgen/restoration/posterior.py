@@ -190,8 +190,8 @@ def make_consistent(x: Tensor, measurement: Measurement, iterations: int = 100) 
     """The nearest volume to ``x`` that agrees with the measurement, to the noise's level.
 
     Without noise the measurement holds exactly for a mask, to the last bit, and else as far as iterated Tikhonov steps
-    go: what an operator lets through with less than a thirtieth of its norm stays as in ``x``, or nearly, as numbers of
-    single precision say nothing of it. With noise ``x`` moves only where its residual is larger than the noise, and so
+    go: what an operator lets through with less than a hundredth of its norm stays as in ``x``, or nearly, as numbers of
+    single precision say little of it. With noise ``x`` moves only where its residual is larger than the noise, and so
     far that it is about as large.
 
     Args:
@@ -201,6 +201,9 @@ def make_consistent(x: Tensor, measurement: Measurement, iterations: int = 100) 
 
     Returns:
         Shape of ``x``.
+
+    Raises:
+        MedgenError: ``iterations`` below 1, or real volumes of an operator that takes complex ones.
     """
     check_count("make_consistent", "iterations", iterations)
     residual = measurement.residual(x)

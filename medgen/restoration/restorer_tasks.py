@@ -240,6 +240,8 @@ def _filled(
             return _fill(model, scan, image, moved, report)
 
         factor = factor_on_the_scan(made, marked, made > AIR, fill, of_model)
+        if callback is not None:
+            callback(fills, fills)  # there may be fewer places
     figures = {"regenerated_share": float(hole.float().mean())}
     if factor is not None:
         figures["interval_factor"] = factor

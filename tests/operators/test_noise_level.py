@@ -35,3 +35,11 @@ def test_one_slice_is_an_image_of_two_axes() -> None:
     assert estimate_noise(noisy[:, :, None]) == estimate_noise(noisy)
     with pytest.raises(MedgenError, match="along two axes"):
         estimate_noise(torch.zeros(1, 8, 1, 1))
+
+
+def test_the_slope_of_a_magnitudes_mean() -> None:
+    signal, step, noise = torch.tensor([0.0, 0.5, 2.0, 7.0, 200.0], dtype=torch.float64), 1e-4, RicianNoise(2.0)
+    found = noise.slope(signal)
+    torch.testing.assert_close(found, (noise.mean(signal + step) - noise.mean((signal - step).abs())) / (2 * step))
+    assert found[0] == 0
+    assert float(found[-1]) == pytest.approx(1, abs=1e-4)
