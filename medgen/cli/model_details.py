@@ -60,7 +60,8 @@ def _commands(spec: ModelSpec) -> Iterator[str]:
     if spec.family == "autoencoder":
         yield "reconstruct"
     elif spec.task == "restore":
-        yield f"restore --task {getattr(spec, 'restores', '')}"
+        task = getattr(spec, "restores", "")
+        yield "restore --task inpaint --samples K" if task == "denoise_hole" else f"restore --task {task}"
     elif spec.task in ("inpaint", "translate", "segment"):
         yield spec.task
         if spec.task == "translate" and len(spec.source_modalities) == 1:

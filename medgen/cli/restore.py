@@ -62,6 +62,13 @@ def restore(
         str | None,
         typer.Option(metavar="MODEL", help="With --samples of superres, inpaint: the denoising restorer drawn with."),
     ] = None,
+    adapt: Annotated[
+        bool,
+        typer.Option(
+            help="With --samples of inpaint and a --prior for denoise_hole: first train that a little more on the rest "
+            "of the scan, two minutes on two CPU cores."
+        ),
+    ] = True,
     mask: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="For inpaint, on the scan's grid: 0 = keep, else fill. NIfTI or DICOM SEG."),
@@ -127,7 +134,7 @@ def restore(
     try:
         settings = RestoreSettings(
             task, method, model, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti, guard,
-            samples, seed, prior,
+            samples, seed, prior, adapt,
         )  # fmt: skip
         if select is not None:
             parsed_selection(select)

@@ -15,10 +15,12 @@ from medgen.models.fields import network_form as form
 from medgen.models.specification import ModelSpec, network_integer
 
 __all__ = [
-    "LEARNS_FROM", "RESTORED", "RestorerSpec", "degradations_field", "implied_arguments", "network_multiple", "truth",
+    "LEARNS_FROM", "OF_HOLES", "RESTORED", "RestorerSpec", "degradations_field", "implied_arguments",
+    "network_multiple", "truth",
 ]  # fmt: skip
 
-RESTORED = ("denoise", "superres", "inpaint", "motion", "bias")
+RESTORED = ("denoise", "superres", "inpaint", "motion", "bias", "denoise_hole")
+OF_HOLES = ("inpaint", "denoise_hole")  # what is told where a hole is
 FLAT = ("denoise", "motion")  # what can be done slice by slice
 PACKINGS = ("none", "haar")
 SCALINGS = ("percentile", "hounsfield")
@@ -50,14 +52,15 @@ def degradations_field(value: Any, where: str, source: str) -> tuple[dict[str, d
 class RestorerSpec(ModelSpec):
     """A network that takes a degraded image and gives the expected clean one, at any size.
 
-    It sees the image scaled to about 0..1 (see ``scaling``), for task ``inpaint`` the hole beside it, and one number
+    It sees the image scaled to about 0..1 (see ``scaling``), for tasks ``OF_HOLES`` the hole beside it, and one number
     more, the strength of the degradation (the noise level over the bright end, or the slice spacing in voxels), as a
     constant channel. It answers with what is to be added, and with ``variance`` with the logarithm of the expected
     error of each voxel.
 
     Args:
         network: regression network in the registry's form.
-        restores: what it undoes, one of ``RESTORED``.
+        restores: what it undoes, one of ``RESTORED``; ``denoise_hole``: noise in a hole whose surroundings have none,
+            which is what samples of holes are drawn with.
         degradations: what training images were degraded by, one alternative each; empty for holes, plain pairs and
             scans that were noisy as they are.
         learns_from: ``pairs``: it was shown the truth; ``noise2void`` or ``sure``: noisy scans alone.
@@ -124,7 +127,7 @@ def implied_arguments(
 ) -> dict[str, int]:
     """Arguments of the network that follow from the rest; see :class:`RestorerSpec`."""
     factor = 2**dims if packing == "haar" else 1
-    inputs = factor * (2 if restores == "inpaint" else 1) + 1
+    inputs = factor * (2 if restores in OF_HOLES else 1) + 1
     return {"spatial_dims": dims, "in_channels": inputs, "out_channels": factor * (2 if variance else 1)}
 
 

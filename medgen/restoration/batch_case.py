@@ -291,7 +291,7 @@ def _on_device(volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSet
     from medgen.restoration import restore as module
 
     options: dict[str, Any] = {
-        name: getattr(settings, name) for name in ("device", "guard", "samples", "seed", "prior")
+        name: getattr(settings, name) for name in ("device", "guard", "samples", "seed", "prior", "adapt")
     } | {"inpaint_mask": hole, "interval": settings.uncertainty}
     if volume.meta.get("modality"):
         options["modality"] = volume.meta["modality"]

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice
 from medgen.io.findings import Refused
-from medgen.models.restorer_spec import RESTORED
 from medgen.operators import Operator
 from medgen.restoration.restore_measured import restore_measured
 from medgen.restoration.restore_task import Task, restore_task
 from medgen.restoration.restored import Restored
 from medgen.restoration.restorer_tasks import Progress
-from medgen.restoration.settings import GUARDS
+from medgen.restoration.settings import GUARDS, TASKS
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
@@ -40,6 +39,7 @@ def restore(
     slice_profile: str | None = None,
     prior: str | os.PathLike[str] | Model[Any] | None = None,
     interval: bool = True,
+    adapt: bool = True,
     noise_std: float | None = None,
     affine: Tensor | np.ndarray | None = None,
     method: str | None = None,
@@ -72,9 +72,12 @@ def restore(
         target_spacing: of the slices, mm (``superres``); by default that of the voxels in the slices.
         slice_profile: what the slices were measured with (``superres``), one of ``SLICE_PROFILES``, ``gaussian`` by
             default; as thick as they are apart.
-        prior: denoising restorer that samples of ``superres`` and ``inpaint`` are drawn with; bundled by default.
+        prior: restorer that samples of ``superres`` (a denoising one) and ``inpaint`` (for ``denoise_hole`` or
+            ``denoise``) are drawn with; bundled by default.
         interval: whether that of a hole is measured on the scan itself, for the price of up to four more fills
             (``inpaint``); else it is the model's.
+        adapt: whether a prior for ``denoise_hole`` is first trained a little more on the rest of the scan (``inpaint``
+            with samples, :func:`~medgen.restoration.adapted.adapted`): two minutes on two CPU cores.
         noise_std: with an operator, and needed there: deviation of the noise in the unit of ``volume``; 0: exact.
         affine: with an operator: of the image, RAS+ mm; by default that of ``volume`` where it lies on its grid.
         method: of samples with an operator: ``dps``, ``pigdm`` (by default) or ``diffpir`` (by default for restorers).
@@ -106,15 +109,16 @@ def restore(
     }  # fmt: skip
     of_operator: dict[str, Any] = {"noise_std": noise_std, "affine": affine, "method": method}
     if isinstance(operator, Operator):
-        _refuse_given("an operator", of_task | {"modality": modality})
+        _refuse_given("an operator", of_task | {"modality": modality, "adapt": None if adapt else False})
         if seed and not samples:
             raise Refused("WRONG_OPTION", "restore: seed goes with samples: nothing else is drawn. Leave it out.")
         return restore_measured(
             volume, operator, model, **of_operator, samples=samples, seed=seed, device=device, callback=callback
         )
-    check_choice("restore", "operator", operator, RESTORED)
+    check_choice("restore", "operator", operator, TASKS)
     _refuse_given(f"task '{operator}'", of_operator)
-    how = Task(operator, samples, seed, modality=modality, guard=guard, device=device, interval=interval, **of_task)
+    of_task |= {"modality": modality, "guard": guard, "device": device, "interval": interval, "adapt": adapt}
+    how = Task(operator, samples, seed, **of_task)
     return restore_task(volume, model, how, callback)
 
 

@@ -20,7 +20,7 @@ from medgen.restoration.restored import Restored
 from medgen.restoration.restorer_tasks import RESTORER_TASKS, Made, Progress, Scan
 from medgen.restoration.sampled import predictive_factor
 from medgen.restoration.sampled_tasks import SAMPLED_TASKS, Asked, sampled_task
-from medgen.restoration.settings import TASK_OF_OPTION, default_model, default_restorer
+from medgen.restoration.settings import PRIORS, TASK_OF_OPTION, default_prior, default_restorer
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
@@ -51,6 +51,7 @@ class Task:
     target_spacing: float | None = None
     prior: str | os.PathLike[str] | Model[Any] | None = None
     interval: bool = True
+    adapt: bool = True
 
     def __post_init__(self) -> None:
         for name, task in {"inpaint_mask": "inpaint", **TASK_OF_OPTION}.items():
@@ -64,6 +65,8 @@ class Task:
             raise _wrong(f"noise_level must be above 0 and below 1. Got {self.noise_level}. 0.05 is 5%.")
         if self.samples and self.word not in SAMPLED_TASKS:
             raise _wrong(f"samples are drawn for {', '.join(SAMPLED_TASKS)}, not for '{self.word}'. Leave samples out.")
+        if not self.adapt and not (self.samples and self.word == "inpaint"):
+            raise _wrong("adapt goes with samples of inpaint: nothing else is made used to a scan. Leave it out.")
         if self.prior is not None and (not self.samples or self.word == "denoise"):
             raise _wrong("prior goes with samples of superres and inpaint (denoise: it is the model). Leave it out.")
 
@@ -74,6 +77,7 @@ class Task:
         return {
             "noise_level": self.noise_level, "target_spacing": self.target_spacing, "slice_profile": profile,
             "interval": self.interval and not self.samples,  # that of samples is theirs
+            "adapt": self.adapt,
         }  # fmt: skip
 
 
@@ -158,14 +162,16 @@ def _models(model: Any, task: Task, volume: MetaTensor) -> tuple[RestorerModel |
     """What answers with the expected image, and what samples are drawn with."""
     modality = task.modality or ""
     chosen = default_restorer(task.word, modality, task.samples) if model is None else model
-    restorer = None if chosen is None else _of_task(chosen, task.word, task.device)
+    restorer = None if chosen is None else _of_task(chosen, task.device, task.word)
     if not task.samples:
         return restorer, None
     if task.word == "denoise":
         return None, restorer
-    prior = _of_task(task.prior or default_model("denoise", modality), "denoise", task.device)
+    prior = _of_task(task.prior or default_prior(task.word, modality), task.device, *PRIORS[task.word])
     if prior.spec.spatial_dims != 3:
         raise _wrong(f"samples need a prior of volumes. Got '{prior.spec.name}', which denoises slices. Give another.")
+    if not task.adapt and prior.spec.restores != "denoise_hole":
+        raise _wrong(f"adapt goes with priors for 'denoise_hole', '{prior.spec.name}' stays as it is. Leave it out.")
     if task.word == "inpaint" and task.guard == "refuse":
         _check_voxels(prior, volume)
     if restorer is not None and restorer.spec.scaling != prior.spec.scaling:
@@ -184,10 +190,11 @@ def _check_voxels(prior: RestorerModel, volume: MetaTensor) -> None:
         )
 
 
-def _of_task(model: Any, word: str, device: str) -> RestorerModel:
+def _of_task(model: Any, device: str, *words: str) -> RestorerModel:
     found = loaded_restorer(model, device)
-    if found.spec.restores != word:
-        raise _wrong(f"model '{found.spec.name}' is for task '{found.spec.restores}', not for '{word}'. Give another.")
+    if found.spec.restores not in words:
+        wanted = " or ".join(f"'{word}'" for word in words)
+        raise _wrong(f"model '{found.spec.name}' is for task '{found.spec.restores}', not for {wanted}. Give another.")
     return found
 
 

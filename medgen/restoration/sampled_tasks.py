@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgen.diffusion.randomness import derive_seed, generators
+from medgen.diffusion.randomness import derive_seed, generators, randn
 from medgen.diffusion.samplers import SAMPLERS
 from medgen.diffusion.schedules import logsnr_sigmas
 from medgen.intensity import IntensityWindow
 from medgen.io.findings import Refused
 from medgen.networks.threads import at_most_threads
 from medgen.operators import Mask, Operator
+from medgen.restoration.adapted import STEPS, adapted
 from medgen.restoration.consistency import denoised_check
 from medgen.restoration.denoiser_prior import SIGMA_MIN, continued, restorer_prior
 from medgen.restoration.prior import SAMPLER
@@ -46,6 +47,11 @@ HOLE_SIGMA, HOLE_STEPS = 0.25, 24
 """In a hole filled by a restorer; without one the first level is the greatest that the prior knows. From 0.12, 0.25 and
 0.5 a sample's gradient energy is 0.45, 0.51 and 0.53 of the truth's in a hole of a smooth template, and intervals of
 three cover 0.78, 0.85 and 0.88. To tell the denoiser less noise than there is brings the energy to 1, as speckle."""
+HOLE_SIGMA_MIN = 0.02
+NOT_ADAPTED = (
+    "too little is known around the hole: its samples are drawn as in other people's scans, and are smoother than this "
+    "one."
+)
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,10 @@ class Asked:
         """Of the task's own restorer."""
         return () if self.start is None else self.start.remarks
 
-    def settings(self, drawn: PosteriorSamples) -> dict[str, Any]:
-        """For the record: those of the restorer, and how samples were drawn."""
-        names = ("sampler", "num_inference_steps", "sigma_max")
-        own = {} if self.start is None else dict(self.start.settings)
-        return own | {name: drawn.provenance[name] for name in names}
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the task's own restorer."""
+        return {} if self.start is None else dict(self.start.settings)
 
 
 def sampled_task(task: str, asked: Asked) -> Made:
@@ -147,11 +152,84 @@ def _filled(asked: Asked) -> tuple[Made, Tensor]:
     known = values.masked_fill(marked, 0)
     begun = continued(values[None], marked[0], scan.spacing)[0] if asked.start is None else asked.start.mean[box]
     samples = scan.values.repeat(len(asked.seeds), 1, 1, 1)
-    first = None if asked.start is None else HOLE_SIGMA
-    drawn = _drawn(asked, Mask(marked[0]), known, begun, sigma_max=first, num_inference_steps=HOLE_STEPS)
-    samples[(slice(None), *box[1:])] = drawn.samples
+    remarks = asked.remarks
+    if asked.prior.spec.restores == "denoise_hole":
+        found, how = _drawn_in_hole(asked, hole, box, begun)
+        if asked.options["adapt"] and not how["adapted"]:
+            remarks = (*remarks, NOT_ADAPTED)
+    else:
+        first = None if asked.start is None else HOLE_SIGMA
+        drawn = _drawn(asked, Mask(marked[0]), known, begun, sigma_max=first, num_inference_steps=HOLE_STEPS)
+        how, found = _how(drawn), drawn.samples
+    samples[(slice(None), *box[1:])] = found
     figures = {"regenerated_share": float(hole.float().mean())}
-    return Made(scan.values, None, scan.affine, figures, asked.remarks, asked.settings(drawn)), samples
+    return Made(scan.values, None, scan.affine, figures, remarks, asked.settings | how), samples
+
+
+def _drawn_in_hole(
+    asked: Asked, hole: Tensor, box: tuple[slice, ...], begun: Tensor
+) -> tuple[Tensor, dict[str, Any]]:  # fmt: skip
+    """The reverse diffusion in a hole alone, given what is around it, by a prior that is made used to the scan first.
+
+    Args:
+        asked: of what.
+        hole: see :class:`Asked`.
+        box: around the hole.
+        begun: ``(1, *box)``; what is coarser than noise of the first level can hide stays.
+
+    Returns:
+        ``(K, *box)``, and how it was made, for the record.
+    """
+    prior, scan, sigma = asked.prior, asked.scan, asked.prior.spec.strength[1]
+    before = STEPS if asked.options["adapt"] else 0
+    total = before + len(asked.seeds) * HOLE_STEPS
+
+    def report(done: int) -> None:
+        if asked.callback is not None:
+            asked.callback(done, total)
+
+    used = None
+    if asked.options["adapt"]:
+        shown = scan.values.clone()
+        shown[box] = torch.where(hole[box], begun, scan.values[box])
+        used = adapted(prior, shown, hole, scan.affine, report)
+    known = scan.values[box].masked_fill(hole[box], 0)
+    drawn = []
+    for k, seed in enumerate(asked.seeds):
+        done = before + k * HOLE_STEPS
+        one = _in_hole(
+            used or prior, known, hole[box], begun, seed, lambda step, *_, done=done: report(done + step + 1)
+        )
+        drawn.append(one)
+    how = {"sampler": SAMPLER, "num_inference_steps": HOLE_STEPS, "sigma_max": sigma, "adapted": used is not None}
+    return torch.stack(drawn), how
+
+
+def _in_hole(
+    prior: RestorerModel, known: Tensor, hole: Tensor, begun: Tensor, seed: int, report: Callable[..., None]
+) -> Tensor:  # fmt: skip
+    """One sample ``(*spatial)``.
+
+    Args:
+        prior: for task ``denoise_hole``.
+        known: ``(1, *spatial)``, 0 in the hole.
+        hole: the same shape, True = drawn.
+        begun: the same shape.
+        seed: of the sample.
+        report: called with (step, ...).
+    """
+    sigma = prior.spec.strength[1]
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        made = prior.denoise(torch.where(hole, x, known), level, hole.float())
+        return torch.where(hole, made, known)
+
+    streams = generators([derive_seed(seed, "restore")])
+    start = begun[None] + sigma * randn(begun.shape, streams)
+    sigmas = logsnr_sigmas(HOLE_STEPS, HOLE_SIGMA_MIN, sigma)
+    with at_most_threads(2, prior.device):
+        made: Tensor = SAMPLERS[SAMPLER](denoise, start, sigmas, generators=streams, callback=report)
+    return made[0, 0]
 
 
 def _thinned(asked: Asked) -> tuple[Made, Tensor]:
@@ -166,7 +244,7 @@ def _thinned(asked: Asked) -> tuple[Made, Tensor]:
     samples = torch.stack([consistent(one[None, None], measured, slices)[0, 0] for one in drawn.samples])
     residual = max(float((measured - slices.forward(one[None, None])).abs().max()) for one in samples)
     figures = dict(start.figures) | {"residual": residual}
-    return Made(start.mean, None, start.affine, figures, asked.remarks, asked.settings(drawn)), samples
+    return Made(start.mean, None, start.affine, figures, asked.remarks, asked.settings | _how(drawn)), samples
 
 
 def _drawn(asked: Asked, operator: Operator, measured: Tensor, start: Tensor, **how: Any) -> PosteriorSamples:
@@ -176,6 +254,11 @@ def _drawn(asked: Asked, operator: Operator, measured: Tensor, start: Tensor, **
         measured, operator, prior, noise_std=0.0, method="diffpir", samples=len(asked.seeds), seed=asked.seeds.start,
         affine=np.eye(4), window=IntensityWindow(0.0, 1.0), callback=asked.callback,
     )  # fmt: skip
+
+
+def _how(drawn: PosteriorSamples) -> dict[str, Any]:
+    """How samples were drawn, for the record."""
+    return {name: drawn.provenance[name] for name in ("sampler", "num_inference_steps", "sigma_max")}
 
 
 SAMPLED_TASKS: dict[str, Callable[[Asked], tuple[Made, Tensor]]] = {

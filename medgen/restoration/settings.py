@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -12,13 +13,15 @@ from medgen.io.findings import Refused
 from medgen.models.device import resolve_device
 
 __all__ = [
-    "GUARDS", "METHODS", "TASKS", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
-    "default_restorer",
+    "GUARDS", "METHODS", "PRIORS", "TASKS", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
+    "default_prior", "default_restorer",
 ]  # fmt: skip
 
 TASKS = ("denoise", "superres", "inpaint", "motion", "bias")
 METHODS = ("model", "classical")
 GUARDS = ("refuse", "warn", "off")
+PRIORS = {"superres": ("denoise",), "inpaint": ("denoise_hole", "denoise")}
+"""What priors of samples restore, the best first; of ``denoise`` it is the task itself."""
 TASK_OF_OPTION = {"noise_level": "denoise", "target_spacing": "superres", "slice_profile": "superres"}
 
 
@@ -38,8 +41,9 @@ class RestoreSettings:
         samples: how many posterior samples are drawn, for ``denoise``, ``superres`` and ``inpaint``; the image is
             their mean. 0: one expected image.
         seed: of the first sample.
-        prior: name or folder of the denoising restorer that samples of ``superres`` and ``inpaint`` are drawn with;
-            None: the bundled one.
+        prior: name or folder of the restorer that samples of ``superres`` and ``inpaint`` are drawn with, for one of
+            ``PRIORS``; None: the bundled one.
+        adapt: whether what draws samples of a hole is first trained a little more on the rest of the scan.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         nifti: write NIfTI files, not DICOM, where the input is DICOM.
         guard: what is done about scans that the model was not made for, see
@@ -64,6 +68,7 @@ class RestoreSettings:
     samples: int = 0
     seed: int = 0
     prior: str | None = None
+    adapt: bool = True
 
     def __post_init__(self) -> None:
         check_choice("restore", "task", self.task, TASKS)
@@ -107,6 +112,8 @@ class RestoreSettings:
             )
         if not self.samples and (self.prior is not None or self.seed):
             raise MedgenError("restore: --prior and --seed go with --samples. Leave them out.")
+        if not self.adapt and not (self.samples and self.task == "inpaint"):
+            raise MedgenError("restore: --no-adapt goes with --samples of task 'inpaint'. Leave it out.")
         if not self.samples:
             return
         if self.task not in SAMPLED_TASKS:
@@ -117,7 +124,9 @@ class RestoreSettings:
         if self.task == "denoise" and self.prior is not None:
             raise MedgenError("restore: the prior of task 'denoise' is its --model. Leave --prior out.")
         if self.method == "model" and self.task != "denoise":
-            check_model(self.prior, "denoise")
+            check_model(self.prior, *PRIORS[self.task])
+            if not self.adapt:
+                check_model(self.prior or default_prior(self.task), "denoise_hole")
 
     def _check_classical(self) -> None:
         from medgen.restoration.classical import CLASSICAL
@@ -143,7 +152,7 @@ class RestoreSettings:
         if model is None:
             model = default_restorer(self.task, modality, self.samples)
         if prior is None and self.samples and self.task != "denoise":
-            prior = default_model("denoise", modality)
+            prior = default_prior(self.task, modality)
         return replace(self, model=model, prior=prior)
 
     def fingerprint(self) -> str:
@@ -173,6 +182,23 @@ def default_model(task: str, modality: str = "") -> str:
     raise Refused("NO_MODEL", _no_model(f"'{task}' of {modality}" if modality else f"'{task}'", task))
 
 
+def default_prior(task: str, modality: str = "") -> str:
+    """The bundled restorer that samples of a task are drawn with.
+
+    Args:
+        task: a key of ``PRIORS``.
+        modality: see :func:`default_model`.
+
+    Raises:
+        Refused: ``NO_MODEL``.
+    """
+    *better, last = PRIORS[task]
+    for word in better:
+        with contextlib.suppress(Refused):
+            return default_model(word, modality)
+    return default_model(last, modality)
+
+
 def default_restorer(task: str, modality: str = "", samples: int = 0) -> str | None:
     """See :func:`default_model`; None where samples of a hole begin without a restorer, as there is none.
 
@@ -187,12 +213,12 @@ def default_restorer(task: str, modality: str = "", samples: int = 0) -> str | N
         raise
 
 
-def check_model(model: str | None, task: str) -> None:
-    """Refuses a model that does not do a task; nothing of it but its specification is read.
+def check_model(model: str | None, *tasks: str) -> None:
+    """Refuses a model that does none of some tasks; nothing of it but its specification is read.
 
     Args:
         model: name of a bundled one, or a folder; None: that there is a bundled one for some modality.
-        task: see :class:`RestoreSettings`.
+        tasks: see :class:`~medgen.models.restorer_spec.RestorerSpec`.
 
     Raises:
         MedgenError: with what is needed.
@@ -201,13 +227,14 @@ def check_model(model: str | None, task: str) -> None:
     from medgen.models.folder import read_spec
 
     if model is None:
-        if not _bundled(task):
-            raise MedgenError(_no_model(f"'{task}'", task))
+        if not any(_bundled(task) for task in tasks):
+            raise MedgenError(_no_model(f"'{tasks[-1]}'", tasks[-1]))
         return
     restores = getattr(read_spec(find_model(model)), "restores", None)
-    if restores != task:
+    if restores not in tasks:
         does = f"is for task '{restores}'" if restores else "is no restorer"
-        raise MedgenError(f"restore: model '{model}' {does}; one for '{task}' is needed. Give another --model.")
+        needed = " or ".join(f"'{task}'" for task in tasks)
+        raise MedgenError(f"restore: model '{model}' {does}; one for {needed} is needed. Give another.")
 
 
 def _bundled(task: str) -> dict[str, bool]:

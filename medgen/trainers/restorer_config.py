@@ -56,7 +56,8 @@ class RestorerConfig(TrainConfig):
         restores: see :class:`~medgen.models.restorer_spec.RestorerSpec`, as are ``degradations``, ``packing``,
             ``variance`` and ``scaling``.
         degradations: a list of alternatives ``{name: ranges}``, drawn with equal chances, as
-            :class:`medgen.transforms.RandDegrade` takes them; none for ``inpaint``, whose ``holes`` are drawn.
+            :class:`medgen.transforms.RandDegrade` takes them; none for ``inpaint``, whose ``holes`` are drawn; for
+            ``denoise_hole`` ``gaussian`` alone, which is put into holes.
         learns_from: ``pairs`` of a clean scan and what was made of it, or, to denoise where there is nothing clean, the
             noisy scans alone, by ``noise2void`` or ``sure``; see :mod:`medgen.trainers.self_supervised`. Their noise
             must be independent from voxel to voxel, its level is estimated; nothing may be simulated or recoloured.
@@ -97,6 +98,8 @@ class RestorerConfig(TrainConfig):
         elif (not self.degradations) != (self.restores == "inpaint"):
             wanted = "empty for inpaint, whose holes are drawn" if self.restores == "inpaint" else "not empty"
             raise refuse("TrainConfig", "degradations", wanted, list(self.degradations))
+        elif self.restores == "denoise_hole" and any(set(one) != {"gaussian"} for one in self.degradations):
+            raise refuse("TrainConfig", "degradations", "gaussian alone for denoise_hole", list(self.degradations))
         if self.patch_size is not None or self.controls or self.label_channels:
             raise MedgenError(
                 "TrainConfig: patch_size, controls and label_channels are not for restorers. Set grid.size to the "

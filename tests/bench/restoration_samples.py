@@ -1,16 +1,18 @@
 """Posterior samples in holes of 20 to 40 mm: error, sharpness, coverage, beside the smooth continuation.
 
     python -m tests.bench.restoration_samples --data SHARED_DATA -o OUT.json [--model PRIOR] [--start RESTORER]
-        [--limit 10] [--samples 8] [--steps 40]
+        [--limit 10] [--samples 8] [--steps 40] [--adapt 0]
 
-``PRIOR`` is a restorer for denoise, the bundled one by default; samples begin from the fill of ``RESTORER``, or without
-one from the biharmonic continuation. ``over`` is the mean absolute error in the hole over that of 3D biharmonic
-inpainting, ``sharpness`` the gradient energy over that of the real scan, ``coverage`` that of the 90% interval. Seeds
-of a hole are its number times 100 and on. On the symmetric template the mirror image of the hole is blanked too.
+``PRIOR`` is a restorer for denoise_hole or denoise, the bundled one by default; samples begin from the fill of
+``RESTORER``, of the bundled one by default. ``--adapt 0``: the prior is not made used to the scan. ``over`` is the mean
+absolute error in the hole over that of 3D biharmonic inpainting, ``sharpness`` the gradient energy over that of the
+real scan, ``coverage`` that of the 90% interval. Seeds of a hole are its number times 100 and on. On the symmetric
+template the mirror image of the hole is blanked too.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -24,13 +26,13 @@ from medgen.restoration.restored import Restored
 from tests.bench.restoration_figures import Row, arguments, finish, sheet, table
 from tests.bench.restoration_inpaint import judged
 from tests.bench.restoration_methods import Array, array_of, biharmonic
-from tests.bench.restoration_people import MAIN, Flags, Scan, as_meta, bounding_box, holes, scans
+from tests.bench.restoration_people import MAIN, Box, Flags, Scan, as_meta, bounding_box, holes, scans
 
 FORMS = {"mae": ".3f", "over": ".3f", "sharpness": ".3f", "coverage": ".3f", "width": ".3f"}
 SURROUNDINGS = 40  # voxels around the holes
 
 
-def drawn(scan: Scan, hole: Flags, start: Any, prior: Any, **how: int) -> Restored:
+def drawn(scan: Scan, hole: Flags, start: Any, prior: Any, **how: Any) -> Restored:
     """Samples in a hole, the rest of the scan left to the bit.
 
     Raises:
@@ -62,18 +64,25 @@ def rows_of(made: Restored, base: Array, scan: Scan, hole: Flags) -> list[Row]:
     return rows
 
 
+def cut(made: Restored, box: Box) -> Restored:
+    """Images and maps in a box."""
+    names = ("image", "samples", "lower", "upper", "std")
+    found = {name: getattr(made, name) for name in names}
+    return replace(made, **{name: part[(slice(None), *box)] for name, part in found.items() if part is not None})
+
+
 def run(
-    scan: Scan, count: int, start: Any, prior: Any, samples: int
+    scan: Scan, count: int, start: Any, prior: Any, samples: int, adapt: bool
 ) -> tuple[list[Row], list[tuple[str, dict[str, NDArray], float]]]:
     """Rows of one scan, and slices of its first two holes."""
     rows, panels = [], []
     for site, hole in enumerate(holes(scan, count)):
         blank = hole | np.flip(hole, 0) if scan.symmetric else hole
         box = bounding_box(blank, SURROUNDINGS)
-        part = scan.cut(box)
-        blanked = part.with_image(np.where(blank[box], 0, part.image))
+        part, whole = scan.cut(box), scan.with_image(np.where(blank, 0, scan.image))
+        blanked = whole.cut(box)
         base = biharmonic(blanked.image, blank[box])
-        made = drawn(blanked, blank[box], start, prior, samples=samples, seed=100 * site)
+        made = cut(drawn(whole, blank, start, prior, samples=samples, seed=100 * site, adapt=adapt), box)
         found = [{"scan": scan.name, "site": site, **row} for row in rows_of(made, base, part, hole[box])]
         rows += found
         print("\n".join(table(found, ("scan", "site", "method"), FORMS)), flush=True)
@@ -98,12 +107,12 @@ def main() -> None:
     """Parse the command line, run, print the table."""
     given = arguments(
         __doc__, start=("", "restorer for holes that samples begin from"), samples=(8, "of each hole"),
-        steps=(sampled_tasks.HOLE_STEPS, "of the sampler"),
+        steps=(sampled_tasks.HOLE_STEPS, "of the sampler"), adapt=(1, "whether the prior is made used to the scan"),
     )  # fmt: skip
     rows, panels = [], []
     with mock.patch.object(sampled_tasks, "HOLE_STEPS", given.steps):
         for scan in scans(given.data, given.scans or MAIN):
-            found, shown = run(scan, given.limit, given.start or None, given.model, given.samples)
+            found, shown = run(scan, given.limit, given.start or None, given.model, given.samples, bool(given.adapt))
             rows += found
             panels += shown
     sheet(panels, given.output.with_suffix(".png"))

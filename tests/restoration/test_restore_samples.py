@@ -27,6 +27,7 @@ from medgen.restoration.denoiser_prior import continued, denoiser_of, restorer_p
 from medgen.restoration.restore import restore
 from medgen.restoration.restore_file import restore_file
 from medgen.restoration.sampled import predictive_factor
+from medgen.restoration.sampled_tasks import HOLE_STEPS
 from medgen.restoration.settings import RestoreSettings
 from tests.models.test_restorer import small_restorer
 from tests.restoration.mixed_inputs import image, save, series
@@ -77,6 +78,79 @@ def test_samples_of_a_hole_begin_from_its_restorer() -> None:
     made = restore(volume, "inpaint", small_restorer(restores="inpaint"), **options)
     assert made.provenance["start"] == {"model": "small-restorer", "model_version": "1.0.0", "model_sha256": "0" * 64}
     assert not torch.equal(made.image, restore(volume, "inpaint", **options).image)
+
+
+def test_a_denoiser_of_holes_draws_in_holes_alone() -> None:
+    volume, prior = scan(), small_restorer(restores="denoise_hole")
+    mask = hole(volume)
+    options: dict[str, Any] = {"prior": prior, "inpaint_mask": mask, "guard": "off", "adapt": False}
+    seen: list[tuple[int, int]] = []
+    made = restore(
+        volume, "inpaint", samples=2, seed=3, callback=lambda done, total: seen.append((done, total)), **options
+    )
+    alone = restore(volume, "inpaint", samples=1, seed=4, **options)
+    assert made.samples is not None
+    assert alone.samples is not None
+    assert torch.equal(made.samples[1], alone.samples[0])
+    assert not torch.equal(made.samples[0], made.samples[1])
+    kept = mask.as_tensor()[0] == 0
+    for one in (*made.samples.as_tensor(), made.image.as_tensor()[0]):
+        assert torch.equal(one[kept], volume.as_tensor()[0][kept])
+    assert seen[-1] == (2 * HOLE_STEPS, 2 * HOLE_STEPS)
+    assert made.provenance["sigma_max"] == prior.spec.strength[1]
+
+
+def test_a_gaussian_in_a_hole_is_drawn_from_its_closed_form() -> None:
+    """Voxels of deviation 0.2 about what is around them: samples have both, and know nothing of one another."""
+
+    class Exact(RestorerModel):
+        def denoise(self, x: torch.Tensor, sigma: torch.Tensor, hole: torch.Tensor | None = None) -> torch.Tensor:
+            assert hole is not None
+            around = x[0][hole < 0.5].mean()
+            level = sigma.reshape(-1, 1, 1, 1, 1) ** 2
+            return (0.04 * x + level * around) / (0.04 + level)
+
+    model = small_restorer(restores="denoise_hole")
+    values = torch.full((1, 24, 24, 24), 500.0)
+    mask = torch.zeros_like(values)
+    mask[:, 4:20, 4:20, 4:20] = 1
+    made = restore(
+        MetaTensor(values, affine=AFFINE), "inpaint", samples=12, guard="off", adapt=False,
+        prior=Exact(model.spec, model.networks, model.device), inpaint_mask=MetaTensor(mask, affine=AFFINE),
+    )  # fmt: skip
+    inside = mask > 0.5  # the unit is 500: all known voxels are as bright
+    assert made.std is not None
+    assert float(made.image.as_tensor()[inside].mean()) == pytest.approx(500, abs=5)
+    assert float(made.std.as_tensor()[inside].square().mean().sqrt()) == pytest.approx(100, rel=0.05)
+
+
+def test_adapt_goes_with_samples_of_holes() -> None:
+    volume = scan()
+    for operator, options in (("denoise", {"samples": 1}), ("inpaint", {"inpaint_mask": hole(volume)})):
+        with pytest.raises(Refused, match="adapt goes with samples of inpaint"):
+            restore(volume, operator, small_restorer(restores=operator), adapt=False, **options)
+    with pytest.raises(Refused, match="adapt does not go with an operator"):
+        restore(
+            volume.as_tensor(), Mask(torch.zeros(SIZE, dtype=torch.bool)), small_restorer(), noise_std=0.0, adapt=False
+        )
+    with pytest.raises(MedgenError, match="--no-adapt goes with --samples"):
+        RestoreSettings("denoise", adapt=False)
+    with pytest.raises(Refused, match="'small-restorer' stays as it is"):
+        restore(
+            volume, "inpaint", samples=1, prior=small_restorer(), inpaint_mask=hole(volume), adapt=False, guard="off"
+        )
+
+
+def test_what_a_prior_restores_is_checked() -> None:
+    volume = scan()
+    for word, wrong, wanted in (
+        ("inpaint", "superres", "not for 'denoise_hole' or 'denoise'"),
+        ("superres", "denoise_hole", "not for 'denoise'"),
+    ):
+        options = {"inpaint_mask": hole(volume)} if word == "inpaint" else {"target_spacing": 0.5}
+        with pytest.raises(Refused, match=wanted):
+            restore(volume, word, small_restorer(restores=word), samples=1, prior=small_restorer(restores=wrong),
+                    guard="off", **options)  # fmt: skip
 
 
 def test_samples_of_a_noisy_scan_are_in_its_unit() -> None:
