@@ -61,7 +61,8 @@ def _commands(spec: ModelSpec) -> Iterator[str]:
         yield "reconstruct"
     elif spec.task == "restore":
         task = getattr(spec, "restores", "")
-        yield "restore --task inpaint --samples K" if task == "denoise_hole" else f"restore --task {task}"
+        drawn = f"restore --task inpaint --mask HOLE --samples K --prior {spec.name}"
+        yield drawn if task == "denoise_hole" else f"restore --task {task}"
     elif spec.task in ("inpaint", "translate", "segment"):
         yield spec.task
         if spec.task == "translate" and len(spec.source_modalities) == 1:

@@ -165,7 +165,8 @@ def restore(
 def _one(source: Path, output: Path, settings: RestoreSettings, limits: Limits, **how: bool) -> None:
     from medgen.restoration.restore_file import restore_file
 
-    row = restore_file(source, output, settings, limits=limits, **how)
+    with progress_bar("restoring") as progress:
+        row = restore_file(source, output, settings, limits=limits, progress=progress, **how)
     typer.echo(f"{'kept' if row['kept'] else 'restored'}: {output}")
     for key, value in row["figures"].items():
         typer.echo(f"{key}: {value:.4g}")

@@ -41,10 +41,16 @@ def predicted(
         hole: ``(B, 1, *spatial)``, 1 = to be filled (tasks ``OF_HOLES``).
 
     Returns:
-        ``(B, 1, *spatial)``, and the same shape with ``spec.variance``, else None.
+        ``(B, 1, *spatial)``, and the same shape with ``spec.variance``, else None. With task ``denoise_hole`` the image
+        itself outside of the hole, where the error means nothing.
+
+    Raises:
+        MedgenError: a hole for another task, or none where one is needed.
     """
     dims = spec.spatial_dims
     level = strength.to(image).reshape(-1, 1, *[1] * dims)
+    if (hole is None) == (spec.restores in OF_HOLES):
+        raise MedgenError(f"{spec.name}: inpaint_mask belongs to restorers of holes, and to them only.")
     shown, kept = image, image
     if spec.restores == "denoise_hole" and hole is not None:
         shrink = (1 + level.square()).rsqrt()
@@ -56,6 +62,8 @@ def predicted(
     made = network(torch.cat([*parts, level.expand(-1, 1, *parts[0].shape[2:])], dim=1)).float()
     factor = parts[0].shape[1]
     mean = kept + unpack(made[:, :factor])
+    if spec.restores == "denoise_hole" and hole is not None:  # nothing else was learnt
+        mean = torch.where(hole > 0.5, mean, image)
     log_std = unpack(made[:, factor:]).clamp(*LOG_STD) if spec.variance else None
     return mean, log_std
 
@@ -137,8 +145,6 @@ class RestorerModel(Model[RestorerSpec]):
         Returns:
             Clean image and its expected error (None without ``spec.variance``), ``(1, *spatial)`` float32 on the CPU.
         """
-        if (hole is None) == (self.spec.restores in OF_HOLES):
-            raise MedgenError(f"{self.spec.name}: inpaint_mask belongs to restorers of holes, and to them only.")
         with torch.no_grad():
             made = self._made(image if hole is None else torch.cat([image, hole]), strength, callback)
         return made[:1], made[1:].exp() if self.spec.variance else None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from medgen.models.fields import network_form as form
 from medgen.models.specification import ModelSpec, network_integer
 
 __all__ = [
-    "LEARNS_FROM", "OF_HOLES", "RESTORED", "RestorerSpec", "degradations_field", "implied_arguments",
-    "network_multiple", "truth",
+    "HOLE_NOISE", "LEARNS_FROM", "OF_HOLES", "RESTORED", "RestorerSpec", "degradations_field", "implied_arguments",
+    "is_hole_noise", "network_multiple", "truth",
 ]  # fmt: skip
 
 RESTORED = ("denoise", "superres", "inpaint", "motion", "bias", "denoise_hole")
 OF_HOLES = ("inpaint", "denoise_hole")  # what is told where a hole is
 FLAT = ("denoise", "motion")  # what can be done slice by slice
+HOLE_NOISE = "gaussian alone, each with a level above 0, for 'denoise_hole'"
 PACKINGS = ("none", "haar")
 SCALINGS = ("percentile", "hounsfield")
 LEARNS_FROM = ("pairs", "noise2void", "sure")
@@ -102,12 +103,20 @@ class RestorerSpec(ModelSpec):
         for key, value in wanted.items():
             if self.network.get(key) != value:
                 raise refuse("ModelSpec", f"network.{key}", f"{value}", self.network.get(key))
+        if self.restores == "denoise_hole":
+            self._check_hole_noise()
         if self.learns_from != "pairs" and (self.restores != "denoise" or self.variance):
             raise refuse("ModelSpec", "learns_from", "pairs, but for 'denoise' without variance", self.learns_from)
         if any(n % self.multiple for n in self.grid.size):
             raise refuse("ModelSpec", "grid.size", f"multiples of {self.multiple}", list(self.grid.size))
         if self.interval_factor is not None and not self.variance:
             raise refuse("ModelSpec", "interval_factor", "null without variance", self.interval_factor)
+
+    def _check_hole_noise(self) -> None:
+        if not is_hole_noise(self.degradations):
+            raise refuse("ModelSpec", "degradations", HOLE_NOISE, list(self.degradations))
+        if self.scaling != "percentile":
+            raise refuse("ModelSpec", "scaling", "percentile for 'denoise_hole'", self.scaling)
 
     @property
     def reduction(self) -> int:
@@ -120,6 +129,14 @@ class RestorerSpec(ModelSpec):
 
     def networks(self) -> dict[str, dict[str, Any]]:
         return {"restorer": self.network}
+
+
+def is_hole_noise(degradations: Sequence[Mapping[str, Mapping[str, Any]]]) -> bool:
+    """Whether degradations are what a restorer for ``denoise_hole`` undoes, see ``HOLE_NOISE``."""
+    from medgen.operators.drawing import pair
+
+    levels = [one.get("gaussian", {}).get("level", 0) for one in degradations if set(one) == {"gaussian"}]
+    return 0 < len(levels) == len(degradations) and all(pair(level)[0] > 0 for level in levels)
 
 
 def implied_arguments(

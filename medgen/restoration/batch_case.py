@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ class Case:
         secrets: what tells the patient, and is written nowhere.
         settings_fault: why the settings do not suit this scan (no model for it).
         replaces: whether its outputs may be there before, and stay if it fails.
+        progress: called with (steps done, steps); of a case that runs in this process.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Case:
     secrets: tuple[str, ...] = ()
     settings_fault: str = ""
     replaces: bool = False
+    progress: Callable[[int, int], None] | None = field(default=None, compare=False)
 
 
 def run_case(case: Case) -> Row:
@@ -216,7 +218,7 @@ def _row_of(case: Case) -> Row:
     hole, digests = None, {"image_sha256": scan.sha256}
     if case.settings.mask is not None:
         hole, digests["inpaint_mask_sha256"] = read_hole(case.settings.mask, scan)
-    restored, said = _restored(scan.volume, hole, case.settings)
+    restored, said = _restored(scan.volume, hole, case.settings, case.progress)
     record = _record(case, restored, scan, digests)
     mask = None if hole is None else hole.as_tensor()
     told = description(case.source, case.settings.task, case.secrets)
@@ -260,15 +262,15 @@ def _scan(case: Case) -> Scan:
 
 
 def _restored(
-    volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSettings
+    volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSettings, progress: Callable[[int, int], None] | None
 ) -> tuple[Restored, tuple[str, ...]]:
     """The restored scan and what was warned of; on the CPU where the GPU's memory does not do."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        made = _on_device(volume, hole, settings)
+        made = _on_device(volume, hole, settings, progress)
         if made is None:
             torch.cuda.empty_cache()
-            made = _on_device(volume, hole, replace(settings, device="cpu"))
+            made = _on_device(volume, hole, replace(settings, device="cpu"), progress)
             if made is None:
                 raise MemoryError
             made = replace(made, remarks=(*made.remarks, "the GPU's memory did not do: this was computed on the CPU."))
@@ -276,7 +278,9 @@ def _restored(
     return made, tuple(dict.fromkeys(texts))
 
 
-def _on_device(volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSettings) -> Restored | None:
+def _on_device(
+    volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSettings, progress: Callable[[int, int], None] | None
+) -> Restored | None:
     """The restored scan; None where a device's memory does not do."""
     if settings.method == "classical":
         from medgen.restoration.classical import restore_classical
@@ -292,7 +296,7 @@ def _on_device(volume: MetaTensor, hole: MetaTensor | None, settings: RestoreSet
 
     options: dict[str, Any] = {
         name: getattr(settings, name) for name in ("device", "guard", "samples", "seed", "prior", "adapt")
-    } | {"inpaint_mask": hole, "interval": settings.uncertainty}
+    } | {"inpaint_mask": hole, "interval": settings.uncertainty, "callback": progress}
     if volume.meta.get("modality"):
         options["modality"] = volume.meta["modality"]
     for name in ("noise_level", "target_spacing", "slice_profile"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from medgen.checks import MedgenError
@@ -35,6 +36,7 @@ def restore_file(
     resume: bool = False,
     overwrite: bool = False,
     limits: Limits = Limits(),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Row:
     """Restores one scan into one NIfTI file; a JSON file beside it says how it was made.
 
@@ -49,6 +51,7 @@ def restore_file(
         resume: keep an output that is whole and of the same input and settings.
         overwrite: replace an existing output.
         limits: of time and memory.
+        progress: called with (steps done, steps); never where there are limits, which need another process.
 
     Returns:
         What was done, as the row of :mod:`medgen.restoration.batch_case`; ``kept`` is true where it was done before.
@@ -71,7 +74,8 @@ def restore_file(
     found = survey(image)
     parts = [source_fingerprint(source, found, ReadOptions()), settings.fingerprint()]
     mark = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    case = Case(stem, source, files, target.parent, settings, mark, secrets_of(found), replaces=True)
+    report = None if limits else progress
+    case = Case(stem, source, files, target.parent, settings, mark, secrets_of(found), replaces=True, progress=report)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target, stem):
         _check_target(target, stem, resume, overwrite)  # another process may have ended meanwhile

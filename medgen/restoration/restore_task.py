@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Task", "loaded_restorer", "restore_task"]
 
+ENOUGH = 4
+FEW = f"the interval of fewer than {ENOUGH} samples says little: it is wide, and its width is chance."
 LIKE = 1.5  # a voxel's side over that of the prior's
 
 
@@ -66,7 +68,7 @@ class Task:
         if self.samples and self.word not in SAMPLED_TASKS:
             raise _wrong(f"samples are drawn for {', '.join(SAMPLED_TASKS)}, not for '{self.word}'. Leave samples out.")
         if not self.adapt and not (self.samples and self.word == "inpaint"):
-            raise _wrong("adapt goes with samples of inpaint: nothing else is made used to a scan. Leave it out.")
+            raise _wrong("adapt goes with samples of inpaint. Leave it out.")
         if self.prior is not None and (not self.samples or self.word == "denoise"):
             raise _wrong("prior goes with samples of superres and inpaint (denoise: it is the model). Leave it out.")
 
@@ -111,7 +113,8 @@ def restore_task(
     record = maker.provenance(task.seed, made.settings) | record
     if prior is None:
         record.pop("seed")
-    made = replace(made, remarks=tuple(dict.fromkeys((*doubts, *made.remarks))))
+    few = (FEW,) if task.interval and 1 < task.samples < ENOUGH else ()
+    made = replace(made, remarks=tuple(dict.fromkeys((*doubts, *made.remarks, *few))))
     factor = maker.spec.interval_factor if made.interval_factor is None else made.interval_factor
     return _finished(given, scan, made, hole, task, factor, record)
 

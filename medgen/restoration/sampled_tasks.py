@@ -47,10 +47,10 @@ HOLE_SIGMA, HOLE_STEPS = 0.25, 24
 """In a hole filled by a restorer; without one the first level is the greatest that the prior knows. From 0.12, 0.25 and
 0.5 a sample's gradient energy is 0.45, 0.51 and 0.53 of the truth's in a hole of a smooth template, and intervals of
 three cover 0.78, 0.85 and 0.88. To tell the denoiser less noise than there is brings the energy to 1, as speckle."""
-HOLE_SIGMA_MIN = 0.02
+HOLE_SIGMA_MIN = 0.02  # or the least level of training, if that is more
 NOT_ADAPTED = (
-    "too little is known around the hole: its samples are drawn as in other people's scans, and are smoother than this "
-    "one."
+    "too little is known around the hole: its samples are drawn as in other people's scans, and may be smoother or "
+    "sharper than this one."
 )
 
 
@@ -59,7 +59,7 @@ class Asked:
     """What samples are drawn of.
 
     Attributes:
-        prior: restorer for ``denoise`` of volumes.
+        prior: restorer for ``denoise`` of volumes, or for ``denoise_hole``.
         scan: in the unit of ``prior``.
         hole: ``(1, X, Y, Z)``, True where samples are drawn (task ``inpaint``).
         options: see :func:`medgen.restoration.restore.restore`.
@@ -190,9 +190,9 @@ def _drawn_in_hole(
 
     used = None
     if asked.options["adapt"]:
-        shown = scan.values.clone()
-        shown[box] = torch.where(hole[box], begun, scan.values[box])
-        used = adapted(prior, shown, hole, scan.affine, report)
+        filled = scan.values.clone()
+        filled[box] = torch.where(hole[box], begun, scan.values[box])
+        used = adapted(prior, filled, hole, scan.affine, report)
     known = scan.values[box].masked_fill(hole[box], 0)
     drawn = []
     for k, seed in enumerate(asked.seeds):
@@ -221,12 +221,11 @@ def _in_hole(
     sigma = prior.spec.strength[1]
 
     def denoise(x: Tensor, level: Tensor) -> Tensor:
-        made = prior.denoise(torch.where(hole, x, known), level, hole.float())
-        return torch.where(hole, made, known)
+        return prior.denoise(torch.where(hole, x, known), level, hole.float())
 
     streams = generators([derive_seed(seed, "restore")])
     start = begun[None] + sigma * randn(begun.shape, streams)
-    sigmas = logsnr_sigmas(HOLE_STEPS, HOLE_SIGMA_MIN, sigma)
+    sigmas = logsnr_sigmas(HOLE_STEPS, min(max(HOLE_SIGMA_MIN, prior.spec.strength[0]), sigma / 2), sigma)
     with at_most_threads(2, prior.device):
         made: Tensor = SAMPLERS[SAMPLER](denoise, start, sigmas, generators=streams, callback=report)
     return made[0, 0]

@@ -25,6 +25,9 @@ PRIORS = {"superres": ("denoise",), "inpaint": ("denoise_hole", "denoise")}
 TASK_OF_OPTION = {"noise_level": "denoise", "target_spacing": "superres", "slice_profile": "superres"}
 
 
+_NO_ADAPT = "--no-adapt goes with --samples of task 'inpaint' and a --prior for 'denoise_hole'. Leave it out."
+
+
 @dataclass(frozen=True)
 class RestoreSettings:
     """How scans are restored.
@@ -111,9 +114,10 @@ class RestoreSettings:
                 f"restore: --samples and --seed must be 0 or above. Got {self.samples} and {self.seed}. Correct them."
             )
         if not self.samples and (self.prior is not None or self.seed):
-            raise MedgenError("restore: --prior and --seed go with --samples. Leave them out.")
+            given = "--prior goes" if self.prior is not None else "--seed goes"
+            raise MedgenError(f"restore: {given} with --samples. Leave it out.")
         if not self.adapt and not (self.samples and self.task == "inpaint"):
-            raise MedgenError("restore: --no-adapt goes with --samples of task 'inpaint'. Leave it out.")
+            raise MedgenError(f"restore: {_NO_ADAPT}")
         if not self.samples:
             return
         if self.task not in SAMPLED_TASKS:
@@ -124,9 +128,16 @@ class RestoreSettings:
         if self.task == "denoise" and self.prior is not None:
             raise MedgenError("restore: the prior of task 'denoise' is its --model. Leave --prior out.")
         if self.method == "model" and self.task != "denoise":
-            check_model(self.prior, *PRIORS[self.task])
-            if not self.adapt:
-                check_model(self.prior or default_prior(self.task), "denoise_hole")
+            check_model(self.prior, *PRIORS[self.task], option="--prior")
+            self._check_adapt()
+
+    def _check_adapt(self) -> None:
+        from medgen.models.bundled import find_model
+        from medgen.models.folder import read_spec
+
+        prior = self.prior or default_prior(self.task)
+        if not self.adapt and getattr(read_spec(find_model(prior)), "restores", None) != "denoise_hole":
+            raise MedgenError(f"restore: {_NO_ADAPT} '{prior}' stays as it is.")
 
     def _check_classical(self) -> None:
         from medgen.restoration.classical import CLASSICAL
@@ -213,12 +224,13 @@ def default_restorer(task: str, modality: str = "", samples: int = 0) -> str | N
         raise
 
 
-def check_model(model: str | None, *tasks: str) -> None:
+def check_model(model: str | None, *tasks: str, option: str = "--model") -> None:
     """Refuses a model that does none of some tasks; nothing of it but its specification is read.
 
     Args:
         model: name of a bundled one, or a folder; None: that there is a bundled one for some modality.
         tasks: see :class:`~medgen.models.restorer_spec.RestorerSpec`.
+        option: that gives another one.
 
     Raises:
         MedgenError: with what is needed.
@@ -234,7 +246,9 @@ def check_model(model: str | None, *tasks: str) -> None:
     if restores not in tasks:
         does = f"is for task '{restores}'" if restores else "is no restorer"
         needed = " or ".join(f"'{task}'" for task in tasks)
-        raise MedgenError(f"restore: model '{model}' {does}; one for {needed} is needed. Give another.")
+        if (restores, tasks) == ("denoise_hole", ("inpaint",)):
+            raise MedgenError(f"restore: model '{model}' draws samples of holes. Give it as --prior, with --samples K.")
+        raise MedgenError(f"restore: model '{model}' {does}; one for {needed} is needed. Give another {option}.")
 
 
 def _bundled(task: str) -> dict[str, bool]:

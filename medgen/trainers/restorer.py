@@ -43,6 +43,7 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
     """
 
     origin_fields: ClassVar[tuple[str, ...]] = ("task", "restores", "packing", "variance", "scaling", "network")
+    measured_fields: ClassVar[tuple[str, ...]] = ("strength",)
 
     def __init__(
         self,
@@ -66,8 +67,10 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
 
     @classmethod
     def measured_before(cls, config: RestorerConfig, source: Source, origin: ModelSpec) -> dict[str, Any]:
-        """Strengths of the run itself: no weight depends on them."""
-        return cls.measure(config, source)
+        """Strengths are those that the model before was trained on, but where it restored something else."""
+        if getattr(origin, "restores", "") != config.restores:
+            return cls.measure(config, source)
+        return super().measured_before(config, source, origin)
 
     @classmethod
     def first_weights(cls, spec: RestorerSpec, origin: ModelFiles) -> dict[str, dict[str, Tensor]]:

@@ -9,7 +9,16 @@ from typing import Any
 from medgen.checks import MedgenError
 from medgen.models.domain import Domain
 from medgen.models.fields import Checked, checked, choice, integer, nested, network_form, number, optional, refuse
-from medgen.models.restorer_spec import LEARNS_FROM, PACKINGS, RESTORED, SCALINGS, degradations_field, truth
+from medgen.models.restorer_spec import (
+    HOLE_NOISE,
+    LEARNS_FROM,
+    PACKINGS,
+    RESTORED,
+    SCALINGS,
+    degradations_field,
+    is_hole_noise,
+    truth,
+)
 from medgen.trainers.config import POPULATION, TrainConfig
 from medgen.trainers.self_supervised import NOISE
 
@@ -98,8 +107,8 @@ class RestorerConfig(TrainConfig):
         elif (not self.degradations) != (self.restores == "inpaint"):
             wanted = "empty for inpaint, whose holes are drawn" if self.restores == "inpaint" else "not empty"
             raise refuse("TrainConfig", "degradations", wanted, list(self.degradations))
-        elif self.restores == "denoise_hole" and any(set(one) != {"gaussian"} for one in self.degradations):
-            raise refuse("TrainConfig", "degradations", "gaussian alone for denoise_hole", list(self.degradations))
+        elif self.restores == "denoise_hole" and not is_hole_noise(self.degradations):
+            raise refuse("TrainConfig", "degradations", HOLE_NOISE, list(self.degradations))
         if self.patch_size is not None or self.controls or self.label_channels:
             raise MedgenError(
                 "TrainConfig: patch_size, controls and label_channels are not for restorers. Set grid.size to the "

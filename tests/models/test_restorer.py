@@ -43,7 +43,7 @@ def small_restorer(network: str = "RestorationUNet", **fields: Any) -> RestorerM
         "out_channels": factor * (2 if content.get("variance", True) else 1), **NETWORKS[network],
     }  # fmt: skip
     if content["restores"] == "denoise_hole":
-        content |= {"degradations": [{"gaussian": {"level": [0.1, 6.0]}}], "strength": [0.1, 6.0]}
+        content |= {"degradations": [{"gaussian": {"level": [0.02, 6.0]}}], "strength": [0.02, 6.0]}
     elif content["restores"] != "denoise":
         content |= {"degradations": content.get("given", []), "strength": [0.0, 0.0]}
     content.pop("given", None)
@@ -116,6 +116,32 @@ def test_noise_in_a_hole_is_shown_bounded_and_what_is_around_it_as_it_is() -> No
     torch.testing.assert_close(shown[0][:, :1][hole > 0.5], image[hole > 0.5] / 37**0.5)
     assert torch.equal(shown[0][:, 1:2], hole)
     torch.testing.assert_close(shown[0][:, 2:], torch.full_like(image, 7.0).log())
+
+
+def test_outside_of_a_hole_the_image_stays() -> None:
+    model, image = small_restorer(restores="denoise_hole"), noise(1, 16, 16, 16)
+    hole = torch.zeros_like(image)
+    hole[:, 4:9, 4:9, 4:9] = 1
+    mean, _ = model.restored(image, 6.0, hole)
+    torch.testing.assert_close(mean[hole < 0.5], image[hole < 0.5])
+    assert not torch.allclose(mean[hole > 0.5], image[hole > 0.5])
+    with pytest.raises(MedgenError, match="inpaint_mask belongs to restorers of holes"):
+        model.restored(image, 6.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"degradations": []},
+        {"degradations": [{"rician": {"level": [0.1, 1.0]}}]},
+        {"degradations": [{"gaussian": {"level": [0.0, 1.0]}}]},
+        {"scaling": "hounsfield"},
+    ],
+)
+def test_what_noise_in_holes_cannot_be(change: dict[str, Any]) -> None:
+    content = small_restorer(restores="denoise_hole").spec.to_dict() | change
+    with pytest.raises(MedgenError, match="for 'denoise_hole'"):
+        ModelSpec.from_dict(content)
 
 
 def test_each_denoiser_says_which_one_it_is() -> None:

@@ -36,6 +36,15 @@ def test_one_process_a_file(tmp_path: Path) -> None:
     assert {path.name for path in out.parent.iterdir()} == {"b.nii.gz", "b.json", "c.nii.gz", "c.json"}
 
 
+def test_steps_are_reported(tmp_path: Path) -> None:
+    source = save(tmp_path / "scan.nii.gz", image(1))
+    seen: list[tuple[int, int]] = []
+    settings = RestoreSettings("denoise", samples=2, device="cpu", guard="off")
+    restore_file(source, tmp_path / "out.nii.gz", settings, progress=lambda *done: seen.append(done))
+    total = seen[-1][1]
+    assert seen == [(k, total) for k in range(1, total + 1)]
+
+
 def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save(tmp_path / "in" / "a.nii.gz", image(1))
 

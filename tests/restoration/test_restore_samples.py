@@ -430,7 +430,7 @@ def test_samples_of_a_tree_lie_in_a_folder_of_their_own(folder: str, tmp_path: P
     ("settings", "message"),
     [
         ({"task": "motion", "samples": 2}, "whose degradation is not known exactly. Leave it out"),
-        ({"task": "denoise", "seed": 1}, "--prior and --seed go with --samples"),
+        ({"task": "denoise", "seed": 1}, "--seed goes with --samples"),
         ({"task": "denoise", "samples": 2, "prior": "x"}, "is its --model"),
         ({"task": "denoise", "samples": 2, "method": "classical"}, "--samples goes with --method model"),
         ({"task": "denoise", "samples": -1}, "0 or above"),

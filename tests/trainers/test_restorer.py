@@ -161,7 +161,7 @@ def test_nobody_held_out_is_trained_on(config: Any) -> None:
     [
         ({"degradations": []}, "not empty"),
         ({"restores": "inpaint"}, "empty for inpaint"),
-        ({"restores": "denoise_hole"}, "gaussian alone"),
+        ({"restores": "denoise_hole"}, "gaussian alone, each with a level above 0"),
         ({"patch_size": [8, 8, 8]}, "Set grid.size to the patch"),
         ({"data": "colin27"}, "variety.population"),
         ({"grid": {"spacing": [1.0] * 3, "size": [18, 16, 16]}}, "multiples of 4"),
