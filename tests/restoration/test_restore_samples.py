@@ -26,6 +26,7 @@ from medgen.restoration.consistency import denoised_check, slices_check
 from medgen.restoration.denoiser_prior import continued, denoiser_of, restorer_prior
 from medgen.restoration.restore import restore
 from medgen.restoration.restore_file import restore_file
+from medgen.restoration.restored import Restored
 from medgen.restoration.sampled import predictive_factor
 from medgen.restoration.sampled_tasks import HOLE_STEPS
 from medgen.restoration.settings import RestoreSettings
@@ -48,11 +49,8 @@ def hole(volume: MetaTensor) -> MetaTensor:
     return MetaTensor(marked, affine=volume.affine)
 
 
-def test_samples_of_a_hole_leave_the_rest_and_are_functions_of_their_seeds() -> None:
-    volume, prior = scan(), small_restorer()
-    mask = hole(volume)
-    made = restore(volume, "inpaint", samples=2, seed=3, prior=prior, inpaint_mask=mask, guard="off")
-    alone = restore(volume, "inpaint", samples=1, seed=4, prior=prior, inpaint_mask=mask, guard="off")
+def check_samples(made: Restored, alone: Restored, volume: MetaTensor, mask: MetaTensor) -> torch.Tensor:
+    """The second of two samples is the one that its seed makes alone; what is not in the hole (returned) is kept."""
     assert made.samples is not None
     assert alone.samples is not None
     assert torch.equal(made.samples[1], alone.samples[0])
@@ -60,6 +58,15 @@ def test_samples_of_a_hole_leave_the_rest_and_are_functions_of_their_seeds() -> 
     kept = mask.as_tensor()[0] == 0
     for one in (*made.samples.as_tensor(), made.image.as_tensor()[0]):
         assert torch.equal(one[kept], volume.as_tensor()[0][kept])
+    return kept
+
+
+def test_samples_of_a_hole_leave_the_rest_and_are_functions_of_their_seeds() -> None:
+    volume, prior = scan(), small_restorer()
+    mask = hole(volume)
+    made = restore(volume, "inpaint", samples=2, seed=3, prior=prior, inpaint_mask=mask, guard="off")
+    alone = restore(volume, "inpaint", samples=1, seed=4, prior=prior, inpaint_mask=mask, guard="off")
+    kept = check_samples(made, alone, volume, mask)
     assert made.std is not None
     assert float(made.std[0][kept].max()) == 0
     assert float((made.std[0][~kept] > 0).float().mean()) > 0.9
@@ -89,13 +96,7 @@ def test_a_denoiser_of_holes_draws_in_holes_alone() -> None:
         volume, "inpaint", samples=2, seed=3, callback=lambda done, total: seen.append((done, total)), **options
     )
     alone = restore(volume, "inpaint", samples=1, seed=4, **options)
-    assert made.samples is not None
-    assert alone.samples is not None
-    assert torch.equal(made.samples[1], alone.samples[0])
-    assert not torch.equal(made.samples[0], made.samples[1])
-    kept = mask.as_tensor()[0] == 0
-    for one in (*made.samples.as_tensor(), made.image.as_tensor()[0]):
-        assert torch.equal(one[kept], volume.as_tensor()[0][kept])
+    check_samples(made, alone, volume, mask)
     assert seen[-1] == (2 * HOLE_STEPS, 2 * HOLE_STEPS)
     assert made.provenance["sigma_max"] == prior.spec.strength[1]
 
