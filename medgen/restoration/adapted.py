@@ -42,10 +42,9 @@ def adapted(
 ) -> RestorerModel | None:
     """The model after ``STEPS`` steps on patches of one scan, with holes elsewhere.
 
-    Contrast and sharpness of a scan are better known from the rest of it than from other people. Two samples of one
-    hole each of T1, T2 and FLAIR of a person not trained on had 0.82, 0.54 and 0.71 of the truth's gradient energy
-    with it, and 0.41, 0.30 and 0.31 without; in a smooth template 0.58 (3 patches a step), and 1.08 without.
-    Patches are mirrored from left to right at random; the hole itself has no loss.
+    Contrast and sharpness of a scan are better known from the rest of it than from other people: samples of a person
+    not trained on become sharper (figures: medgen/decisions/0011-restorers.md). Patches are mirrored from left to
+    right at random; the hole itself has no loss.
 
     Args:
         model: for task ``denoise_hole``; it stays as it is.
