@@ -60,9 +60,7 @@ def _commands(spec: ModelSpec) -> Iterator[str]:
     if spec.family == "autoencoder":
         yield "reconstruct"
     elif spec.task == "restore":
-        task = getattr(spec, "restores", "")
-        drawn = f"restore --task inpaint --mask HOLE --samples K --prior {spec.name}"
-        yield drawn if task == "denoise_hole" else f"restore --task {task}"
+        yield f"restore --task {getattr(spec, 'restores', '')}"
     elif spec.task in ("inpaint", "translate", "segment"):
         yield spec.task
         if spec.task == "translate" and len(spec.source_modalities) == 1:

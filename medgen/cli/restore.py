@@ -54,21 +54,14 @@ def restore(
             min=0,
             metavar="K",
             help="For denoise, superres, inpaint: draw K images that the scan allows, NAME_sample-1.nii.gz ...; OUT is "
-            "their mean, the maps of --uncertainty are theirs.",
+            "their mean, the maps of --uncertainty are theirs. Those of inpaint are made of the rest of the scan.",
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="With --samples: of the first.")] = 0,
     prior: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="With --samples of superres, inpaint: the denoising restorer drawn with."),
+        typer.Option(metavar="MODEL", help="With --samples of superres: the denoising restorer drawn with."),
     ] = None,
-    adapt: Annotated[
-        bool,
-        typer.Option(
-            help="With --samples of inpaint and a --prior for denoise_hole: first train that a little more on the rest "
-            "of the scan, two minutes on two CPU cores."
-        ),
-    ] = True,
     mask: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="For inpaint, on the scan's grid: 0 = keep, else fill. NIfTI or DICOM SEG."),
@@ -134,7 +127,7 @@ def restore(
     try:
         settings = RestoreSettings(
             task, method, model, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti, guard,
-            samples, seed, prior, adapt,
+            samples, seed, prior,
         )  # fmt: skip
         if select is not None:
             parsed_selection(select)

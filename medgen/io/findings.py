@@ -87,6 +87,7 @@ CODES: dict[str, str] = {
     "NO_MODEL": "no bundled model does this task for this modality",
     "WRONG_OPTION": "an option that the task does not heed, or out of its range, or a model of another kind",
     "NO_MASK": "there is no mask of what is to be filled",
+    "NO_PLACE": "a hole that has too few other places in the scan to make samples of",
     "BAD_MASK": "a mask that is empty, covers the whole volume, or holds other values than 0 and 1",
     "REFUSED": "a volume that the method or the model does not take for another reason; the text says why",
     # failed: a volume that could not be finished

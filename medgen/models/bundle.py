@@ -14,7 +14,6 @@ from typing import Any
 
 import medgen
 from medgen.models.bundle_tensors import data_format
-from medgen.models.restorer_spec import OF_HOLES
 from medgen.models.specification import ModelSpec
 from medgen.networks.registry import NETWORKS
 
@@ -164,10 +163,8 @@ def _inpaint_run() -> dict[str, Any]:
 
 def _restore_run(spec: ModelSpec) -> dict[str, Any]:
     task = str(getattr(spec, "restores", ""))
-    hole = {"inpaint_mask": "inpaint_mask.nii.gz"} if task in OF_HOLES else {}
-    of_prior = "'inpaint', prior=@bundle_root, samples=1"
-    given = of_prior if task == "denoise_hole" else f"'{task}', model=@bundle_root"
-    given += ", device=str(@device)" + (", mask=@inpaint_mask" if hole else "")
+    hole = {"inpaint_mask": "inpaint_mask.nii.gz"} if task == "inpaint" else {}
+    given = f"'{task}', model=@bundle_root, device=str(@device)" + (", mask=@inpaint_mask" if hole else "")
     return {
         "imports": [
             "$import torch",

@@ -9,7 +9,7 @@ from medgen.models.autoencoder_spec import AutoencoderSpec
 from medgen.models.autoregressive_spec import AutoregressiveSpec
 from medgen.models.diffusion_spec import DiffusionSpec
 from medgen.models.gan_spec import GanSpec
-from medgen.models.restorer_spec import OF_HOLES, RestorerSpec
+from medgen.models.restorer_spec import RestorerSpec
 from medgen.models.specification import ModelSpec, network_integer
 
 DEFAULT_LATENT_DIM = {"StyleGenerator": 64, "SpadeGenerator": 32}
@@ -75,7 +75,7 @@ def _restorer(spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     restorer: RestorerSpec = spec
     packed, dims = restorer.reduction, restorer.spatial_dims
     size = [n // packed for n in restorer.grid.size]
-    given = ["degraded", "hole"] if restorer.restores in OF_HOLES else ["degraded"]
+    given = ["degraded", "hole"] if restorer.restores == "inpaint" else ["degraded"]
     names = [*_banded(given, packed, dims), "strength"]
     made = ["what is added", "log of the expected error"] if restorer.variance else ["what is added"]
     outputs = _tensor(spec, _banded(made, packed, dims), size, packed > 1)

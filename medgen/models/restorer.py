@@ -14,14 +14,13 @@ from medgen.checks import MedgenError
 from medgen.diffusion.haar import haar_pack, haar_unpack
 from medgen.models.base import Model, refuse_options
 from medgen.models.codec import VoxelCodec
-from medgen.models.restorer_spec import OF_HOLES, RestorerSpec
+from medgen.models.restorer_spec import RestorerSpec
 
-__all__ = ["RestorerModel", "predicted", "restoration_loss"]
+__all__ = ["RestorerModel", "predicted"]
 
 WINDOW = {2: 512, 3: 128}
 OVERLAP = 0.125
 LOG_STD = (-5.5, 2.0)
-SMALLEST_ERROR = 1e-8
 
 
 def predicted(
@@ -29,73 +28,30 @@ def predicted(
 ) -> tuple[Tensor, Tensor | None]:
     """The expected clean image, and the logarithm of its expected error.
 
-    With task ``denoise_hole``, whose noise drowns the image at its greatest levels ``s``, the network sees
-    ``x / sqrt(1 + s^2)`` in the hole and ``log(1 + s)``, and adds to ``x / (1 + s^2)``: bounded at every level, and at
-    low ones what a restorer for ``denoise`` sees (Karras et al. 2022, equation 7, with another scale of the output).
-
     Args:
         network: of the restorer.
         spec: of the restorer.
         image: degraded, ``(B, 1, *spatial)`` in the model's 0..1; every axis a multiple of ``spec.multiple``.
         strength: of the degradation, ``(B,)``.
-        hole: ``(B, 1, *spatial)``, 1 = to be filled (tasks ``OF_HOLES``).
+        hole: ``(B, 1, *spatial)``, 1 = to be filled (task ``inpaint``).
 
     Returns:
-        ``(B, 1, *spatial)``, and the same shape with ``spec.variance``, else None. With task ``denoise_hole`` the image
-        itself outside of the hole, where the error means nothing.
-
-    Raises:
-        MedgenError: a hole for another task, or none where one is needed.
+        ``(B, 1, *spatial)``, and the same shape with ``spec.variance``, else None.
     """
     dims = spec.spatial_dims
-    level = strength.to(image).reshape(-1, 1, *[1] * dims)
-    if (hole is None) == (spec.restores in OF_HOLES):
-        raise MedgenError(f"{spec.name}: inpaint_mask belongs to restorers of holes, and to them only.")
-    shown, kept = image, image
-    if spec.restores == "denoise_hole" and hole is not None:
-        shrink = (1 + level.square()).rsqrt()
-        shown, kept = torch.where(hole > 0.5, shrink * image, image), shrink.square() * image
-        level = level.log1p()
     pack = haar_pack if spec.packing == "haar" else _same
     unpack = haar_unpack if spec.packing == "haar" else _same
-    parts = [pack(shown)] if hole is None else [pack(shown), pack(hole)]
-    made = network(torch.cat([*parts, level.expand(-1, 1, *parts[0].shape[2:])], dim=1)).float()
+    parts = [pack(image)] if hole is None else [pack(image), pack(hole)]
+    level = strength.to(image).reshape(-1, 1, *[1] * dims).expand(-1, 1, *parts[0].shape[2:])
+    made = network(torch.cat([*parts, level], dim=1)).float()
     factor = parts[0].shape[1]
-    mean = kept + unpack(made[:, :factor])
-    if spec.restores == "denoise_hole" and hole is not None:  # nothing else was learnt
-        mean = torch.where(hole > 0.5, mean, image)
+    mean = image + unpack(made[:, :factor])
     log_std = unpack(made[:, factor:]).clamp(*LOG_STD) if spec.variance else None
     return mean, log_std
 
 
 def _same(x: Tensor) -> Tensor:
     return x
-
-
-def restoration_loss(
-    mean: Tensor, log_std: Tensor | None, clean: Tensor, where: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The loss, and the root mean square error of the batch; see :class:`~medgen.trainers.restorer.RestorerTrainer`.
-
-    Args:
-        mean: ``(B, 1, *spatial)``.
-        log_std: same shape, or None.
-        clean: same shape.
-        where: same shape, 1 = counts; everywhere by default.
-    """
-    square = (mean.float() - clean).square()
-    counts = torch.ones_like(square) if where is None else where
-    error = _mean(square, counts)
-    if log_std is None:
-        return 0.5 * (error + SMALLEST_ERROR).log().mean(), error.mean().sqrt()
-    variance = (2 * log_std).exp()
-    weight = variance.detach() * counts
-    return _mean(square / (2 * variance) + log_std, weight).mean(), error.mean().sqrt()
-
-
-def _mean(x: Tensor, weight: Tensor) -> Tensor:
-    """Of each row."""
-    return (weight * x).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 class RestorerModel(Model[RestorerSpec]):
@@ -139,45 +95,44 @@ class RestorerModel(Model[RestorerSpec]):
         Args:
             image: degraded, ``(1, *spatial)`` in the model's 0..1.
             strength: of the degradation.
-            hole: ``(1, *spatial)``, 1 = to be filled (tasks ``OF_HOLES``).
+            hole: ``(1, *spatial)``, 1 = to be filled (task ``inpaint``).
             callback: called with (windows done, windows).
 
         Returns:
             Clean image and its expected error (None without ``spec.variance``), ``(1, *spatial)`` float32 on the CPU.
         """
+        if (hole is None) == (self.spec.restores == "inpaint"):
+            raise MedgenError(f"{self.spec.name}: inpaint_mask belongs to restorers of holes, and to them only.")
         with torch.no_grad():
             made = self._made(image if hole is None else torch.cat([image, hole]), strength, callback)
         return made[:1], made[1:].exp() if self.spec.variance else None
 
-    def denoise(self, x: Tensor, sigma: Tensor, hole: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The expected image behind Gaussian noise: the interface of a diffusion model.
 
         Where the network expects an error ``e`` of its answer that is larger than the noise, ``x`` is nearer to the
         truth than the answer: that has weight ``sigma^4 / (sigma^4 + e^4)``, and ``x`` the rest. Small errors at low
         levels would add up over the steps of a sampler. (On noisy crops of a person not trained on it is the best
-        weight within 0.1 dB, at levels of 0.01 to 0.4.) In a hole the answer is taken as it is.
+        weight within 0.1 dB, at levels of 0.01 to 0.4.)
 
         Args:
             x: ``(B, 1, *spatial)`` in the model's 0..1; of one that requires gradients the answer has them, too.
             sigma: deviation of the noise of each row, ``(B,)``.
-            hole: ``(1, *spatial)``, 1 = noise is there alone (task ``denoise_hole``).
 
         Raises:
             MedgenError: a restorer of another task.
         """
-        wanted = "denoise" if hole is None else "denoise_hole"
-        if self.spec.restores != wanted:
+        if self.spec.restores != "denoise":
             raise MedgenError(
-                f"{self.spec.name}: a restorer for '{self.spec.restores}' is no denoiser here. Give one for '{wanted}'."
+                f"{self.spec.name}: a restorer for '{self.spec.restores}' is no denoiser. Give one for 'denoise'."
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            rows = [self._answer(row, float(level), hole) for row, level in zip(x, sigma, strict=True)]
+            rows = [self._answer(row, float(level)) for row, level in zip(x, sigma, strict=True)]
         return torch.stack(rows).to(x)
 
-    def _answer(self, row: Tensor, level: float, hole: Tensor | None) -> Tensor:
-        told = row if hole is None else torch.cat([row, hole.to(row)])
-        made, row = self._made(told, level), row.float().cpu()
-        if not self.spec.variance or hole is not None:
+    def _answer(self, row: Tensor, level: float) -> Tensor:
+        made, row = self._made(row, level), row.float().cpu()
+        if not self.spec.variance:
             return made[:1]
         error = made[1:].detach().exp()
         return row + level**4 / (level**4 + error**4) * (made[:1] - row)

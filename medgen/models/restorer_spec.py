@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,11 @@ from medgen.models.fields import network_form as form
 from medgen.models.specification import ModelSpec, network_integer
 
 __all__ = [
-    "HOLE_NOISE", "LEARNS_FROM", "OF_HOLES", "RESTORED", "RestorerSpec", "degradations_field", "implied_arguments",
-    "is_hole_noise", "network_multiple", "truth",
+    "LEARNS_FROM", "RESTORED", "RestorerSpec", "degradations_field", "implied_arguments", "network_multiple", "truth",
 ]  # fmt: skip
 
-RESTORED = ("denoise", "superres", "inpaint", "motion", "bias", "denoise_hole")
-OF_HOLES = ("inpaint", "denoise_hole")  # what is told where a hole is
+RESTORED = ("denoise", "superres", "inpaint", "motion", "bias")
 FLAT = ("denoise", "motion")  # what can be done slice by slice
-HOLE_NOISE = "gaussian alone, each with a level above 0, for 'denoise_hole'"
 PACKINGS = ("none", "haar")
 SCALINGS = ("percentile", "hounsfield")
 LEARNS_FROM = ("pairs", "noise2void", "sure")
@@ -53,15 +50,14 @@ def degradations_field(value: Any, where: str, source: str) -> tuple[dict[str, d
 class RestorerSpec(ModelSpec):
     """A network that takes a degraded image and gives the expected clean one, at any size.
 
-    It sees the image scaled to about 0..1 (see ``scaling``), for tasks ``OF_HOLES`` the hole beside it, and one number
+    It sees the image scaled to about 0..1 (see ``scaling``), for task ``inpaint`` the hole beside it, and one number
     more, the strength of the degradation (the noise level over the bright end, or the slice spacing in voxels), as a
     constant channel. It answers with what is to be added, and with ``variance`` with the logarithm of the expected
     error of each voxel.
 
     Args:
         network: regression network in the registry's form.
-        restores: what it undoes, one of ``RESTORED``; ``denoise_hole``: noise in a hole whose surroundings have none,
-            which is what samples of holes are drawn with.
+        restores: what it undoes, one of ``RESTORED``.
         degradations: what training images were degraded by, one alternative each; empty for holes, plain pairs and
             scans that were noisy as they are.
         learns_from: ``pairs``: it was shown the truth; ``noise2void`` or ``sure``: noisy scans alone.
@@ -103,20 +99,12 @@ class RestorerSpec(ModelSpec):
         for key, value in wanted.items():
             if self.network.get(key) != value:
                 raise refuse("ModelSpec", f"network.{key}", f"{value}", self.network.get(key))
-        if self.restores == "denoise_hole":
-            self._check_hole_noise()
         if self.learns_from != "pairs" and (self.restores != "denoise" or self.variance):
             raise refuse("ModelSpec", "learns_from", "pairs, but for 'denoise' without variance", self.learns_from)
         if any(n % self.multiple for n in self.grid.size):
             raise refuse("ModelSpec", "grid.size", f"multiples of {self.multiple}", list(self.grid.size))
         if self.interval_factor is not None and not self.variance:
             raise refuse("ModelSpec", "interval_factor", "null without variance", self.interval_factor)
-
-    def _check_hole_noise(self) -> None:
-        if not is_hole_noise(self.degradations):
-            raise refuse("ModelSpec", "degradations", HOLE_NOISE, list(self.degradations))
-        if self.scaling != "percentile":
-            raise refuse("ModelSpec", "scaling", "percentile for 'denoise_hole'", self.scaling)
 
     @property
     def reduction(self) -> int:
@@ -131,20 +119,12 @@ class RestorerSpec(ModelSpec):
         return {"restorer": self.network}
 
 
-def is_hole_noise(degradations: Sequence[Mapping[str, Mapping[str, Any]]]) -> bool:
-    """Whether degradations are what a restorer for ``denoise_hole`` undoes, see ``HOLE_NOISE``."""
-    from medgen.operators.drawing import pair
-
-    levels = [one.get("gaussian", {}).get("level", 0) for one in degradations if set(one) == {"gaussian"}]
-    return 0 < len(levels) == len(degradations) and all(pair(level)[0] > 0 for level in levels)
-
-
 def implied_arguments(
     network: Mapping[str, Any], dims: int, packing: str, restores: str, variance: bool
 ) -> dict[str, int]:
     """Arguments of the network that follow from the rest; see :class:`RestorerSpec`."""
     factor = 2**dims if packing == "haar" else 1
-    inputs = factor * (2 if restores in OF_HOLES else 1) + 1
+    inputs = factor * (2 if restores == "inpaint" else 1) + 1
     return {"spatial_dims": dims, "in_channels": inputs, "out_channels": factor * (2 if variance else 1)}
 
 

@@ -295,7 +295,7 @@ def _on_device(
     from medgen.restoration import restore as module
 
     options: dict[str, Any] = {
-        name: getattr(settings, name) for name in ("device", "guard", "samples", "seed", "prior", "adapt")
+        name: getattr(settings, name) for name in ("device", "guard", "samples", "seed", "prior")
     } | {"inpaint_mask": hole, "interval": settings.uncertainty, "callback": progress}
     if volume.meta.get("modality"):
         options["modality"] = volume.meta["modality"]

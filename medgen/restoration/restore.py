@@ -12,12 +12,13 @@ from torch import Tensor
 
 from medgen.checks import MedgenError, check_choice
 from medgen.io.findings import Refused
+from medgen.models.restorer_spec import RESTORED
 from medgen.operators import Operator
 from medgen.restoration.restore_measured import restore_measured
 from medgen.restoration.restore_task import Task, restore_task
 from medgen.restoration.restored import Restored
 from medgen.restoration.restorer_tasks import Progress
-from medgen.restoration.settings import GUARDS, TASKS
+from medgen.restoration.settings import GUARDS
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
@@ -39,7 +40,6 @@ def restore(
     slice_profile: str | None = None,
     prior: str | os.PathLike[str] | Model[Any] | None = None,
     interval: bool = True,
-    adapt: bool = True,
     noise_std: float | None = None,
     affine: Tensor | np.ndarray | None = None,
     method: str | None = None,
@@ -51,8 +51,9 @@ def restore(
     """Undo a degradation.
 
     With a word for ``operator``, ``volume`` is a scan and a regression network answers with the expected image. With
-    ``samples`` (``denoise``, ``superres``, ``inpaint``) a denoising restorer is the prior of as many images that the
-    scan allows.
+    ``samples`` as many images are drawn that the scan allows: for ``denoise`` and ``superres`` with a denoising
+    restorer as the prior, for ``inpaint`` from the rest of the scan (:mod:`medgen.restoration.hole_samples`), whatever
+    its modality.
 
     With an operator, ``volume`` is what it measured, and ``model`` need not have seen it: a denoising restorer gives
     one image (:func:`~medgen.restoration.plug_and_play.plug_and_play`), or with ``samples`` as many; a diffusion model
@@ -62,8 +63,8 @@ def restore(
         volume: a scan ``(1, X, Y, Z)`` on any grid, RAS+ affine in mm, any intensity unit, finite; or a measurement
             ``operator.measurement_shape(1)``, also complex (k-space) or off the image's grid (sinogram).
         operator: ``denoise``, ``superres``, ``inpaint``, ``motion``, ``bias``; or a linear operator.
-        model: name or folder, or a loaded one. With a word: the task's restorer, the bundled one by default (for
-            ``inpaint`` with samples: none is needed). With an operator: a denoising restorer (bundled by default), a
+        model: name or folder, or a loaded one. With a word: the task's restorer, the bundled one by default (none
+            for ``inpaint`` with samples). With an operator: a denoising restorer (bundled by default), a
             diffusion model of images, or a :class:`~medgen.restoration.prior.Prior`.
         samples: how many images are drawn; ``image`` is their mean. 0: one expected image.
         seed: of the first; sample ``k`` is a function of ``seed + k`` alone.
@@ -72,12 +73,9 @@ def restore(
         target_spacing: of the slices, mm (``superres``); by default that of the voxels in the slices.
         slice_profile: what the slices were measured with (``superres``), one of ``SLICE_PROFILES``, ``gaussian`` by
             default; as thick as they are apart.
-        prior: restorer that samples of ``superres`` (a denoising one) and ``inpaint`` (for ``denoise_hole`` or
-            ``denoise``) are drawn with; bundled by default.
+        prior: denoising restorer that samples of ``superres`` are drawn with; bundled by default.
         interval: whether that of a hole is measured on the scan itself, for the price of up to four more fills
             (``inpaint``); else it is the model's.
-        adapt: whether a prior for ``denoise_hole`` is first trained a little more on the rest of the scan (``inpaint``
-            with samples, :func:`~medgen.restoration.adapted.adapted`): two minutes on two CPU cores.
         noise_std: with an operator, and needed there: deviation of the noise in the unit of ``volume``; 0: exact.
         affine: with an operator: of the image, RAS+ mm; by default that of ``volume`` where it lies on its grid.
         method: of samples with an operator: ``dps``, ``pigdm`` (by default) or ``diffpir`` (by default for restorers).
@@ -96,8 +94,8 @@ def restore(
         (:func:`~medgen.restoration.sampled.predictive_factor`).
 
     Raises:
-        Refused: ``WRONG_OPTION``, ``NO_MODEL``, ``NO_MASK``, ``BAD_MASK``, ``GRIDS_DIFFER``, ``NON_FINITE``,
-            ``NOTHING_TO_DO`` or ``EXCLUDED``, see :data:`~medgen.io.findings.CODES`.
+        Refused: ``WRONG_OPTION``, ``NO_MODEL``, ``NO_MASK``, ``BAD_MASK``, ``NO_PLACE``, ``GRIDS_DIFFER``,
+            ``NON_FINITE``, ``NOTHING_TO_DO`` or ``EXCLUDED``, see :data:`~medgen.io.findings.CODES`.
         MedgenError: a volume of another shape, a model that is not there, or a word that is none of those allowed.
     """
     check_choice("restore", "guard", guard, GUARDS)
@@ -109,16 +107,15 @@ def restore(
     }  # fmt: skip
     of_operator: dict[str, Any] = {"noise_std": noise_std, "affine": affine, "method": method}
     if isinstance(operator, Operator):
-        _refuse_given("an operator", of_task | {"modality": modality, "adapt": None if adapt else False})
+        _refuse_given("an operator", of_task | {"modality": modality})
         if seed and not samples:
             raise Refused("WRONG_OPTION", "restore: seed goes with samples: nothing else is drawn. Leave it out.")
         return restore_measured(
             volume, operator, model, **of_operator, samples=samples, seed=seed, device=device, callback=callback
         )
-    check_choice("restore", "operator", operator, TASKS)
+    check_choice("restore", "operator", operator, RESTORED)
     _refuse_given(f"task '{operator}'", of_operator)
-    of_task |= {"modality": modality, "guard": guard, "device": device, "interval": interval, "adapt": adapt}
-    how = Task(operator, samples, seed, **of_task)
+    how = Task(operator, samples, seed, modality=modality, guard=guard, device=device, interval=interval, **of_task)
     return restore_task(volume, model, how, callback)
 
 

@@ -7,20 +7,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+import medgen
 from medgen.checks import MedgenError, check_choice
-from medgen.geometry import spacing_of
 from medgen.intensity import restorer_unit
 from medgen.io.findings import Refused
 from medgen.operators.slice_profiles import SLICE_PROFILES
+from medgen.restoration.hole_samples import samples_in_holes
 from medgen.restoration.restored import Restored
 from medgen.restoration.restorer_tasks import RESTORER_TASKS, Made, Progress, Scan
 from medgen.restoration.sampled import predictive_factor
-from medgen.restoration.sampled_tasks import SAMPLED_TASKS, Asked, sampled_task
-from medgen.restoration.settings import PRIORS, TASK_OF_OPTION, default_prior, default_restorer
+from medgen.restoration.sampled_tasks import Asked, sampled_task
+from medgen.restoration.settings import SAMPLED, TASK_OF_OPTION, default_model
 
 if TYPE_CHECKING:
     from medgen.models.base import Model
@@ -30,7 +32,6 @@ __all__ = ["Task", "loaded_restorer", "restore_task"]
 
 ENOUGH = 4
 FEW = f"the interval of fewer than {ENOUGH} samples says little: it is wide, and its width is chance."
-LIKE = 1.5  # a voxel's side over that of the prior's
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ class Task:
     target_spacing: float | None = None
     prior: str | os.PathLike[str] | Model[Any] | None = None
     interval: bool = True
-    adapt: bool = True
 
     def __post_init__(self) -> None:
         for name, task in {"inpaint_mask": "inpaint", **TASK_OF_OPTION}.items():
@@ -65,12 +65,20 @@ class Task:
             raise _wrong("seed goes with samples: nothing else is drawn. Leave it out.")
         if self.noise_level is not None and not 0 < self.noise_level < 1:
             raise _wrong(f"noise_level must be above 0 and below 1. Got {self.noise_level}. 0.05 is 5%.")
-        if self.samples and self.word not in SAMPLED_TASKS:
-            raise _wrong(f"samples are drawn for {', '.join(SAMPLED_TASKS)}, not for '{self.word}'. Leave samples out.")
-        if not self.adapt and not (self.samples and self.word == "inpaint"):
-            raise _wrong("adapt goes with samples of inpaint. Leave it out.")
-        if self.prior is not None and (not self.samples or self.word == "denoise"):
-            raise _wrong("prior goes with samples of superres and inpaint (denoise: it is the model). Leave it out.")
+        if self.samples and self.word not in SAMPLED:
+            raise _wrong(f"samples are drawn for {', '.join(SAMPLED)}, not for '{self.word}'. Leave samples out.")
+        if self.prior is not None and not self.samples:
+            raise _wrong("prior goes with samples. Leave it out.")
+
+    @property
+    def seeds(self) -> range:
+        """One for each sample."""
+        return range(self.seed, self.seed + self.samples)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """On what is asked for."""
+        return (FEW,) if self.interval and 1 < self.samples < ENOUGH else ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -79,7 +87,6 @@ class Task:
         return {
             "noise_level": self.noise_level, "target_spacing": self.target_spacing, "slice_profile": profile,
             "interval": self.interval and not self.samples,  # that of samples is theirs
-            "adapt": self.adapt,
         }  # fmt: skip
 
 
@@ -93,30 +100,45 @@ def restore_task(
     from medgen.restoration.inpaint import check_hole
 
     given = _checked_volume(volume)
-    restorer, prior = _models(model, task, given)
     if task.inpaint_mask is not None:
         check_hole(given, task.inpaint_mask)
-    maker: Any = prior or restorer
+    if task.word == "inpaint" and task.samples:
+        return _holes_drawn(given, model, task, callback)
+    maker, beginner = _models(model, task)
     scan = _in_unit(given, task.inpaint_mask, maker.spec.scaling)
     hole = None if task.inpaint_mask is None else (task.inpaint_mask.as_tensor().cpu() > 0.5)
-    doubts = [text for one in (restorer, prior) if one is not None for text in _doubts(one, scan, task)]
-    made, record = None, {"restores": task.word, "synthetic": hole is not None or task.samples > 0}
-    if restorer is not None:
-        report = callback if prior is None else None
-        made = RESTORER_TASKS[task.word](restorer, scan, hole, task.options, report)
-    if prior is not None:
-        record |= {"samples": task.samples, "start": None if restorer is None else _named(restorer)}
-        seeds = range(task.seed, task.seed + task.samples)
-        made = sampled_task(task.word, Asked(prior, scan, hole, task.options, made, seeds, callback))
-    if made is None:
-        raise MedgenError(f"restore: nothing restores '{task.word}'. Give model.")
+    doubts = [text for one in (beginner, maker) if one is not None for text in _doubts(one, scan, task)]
+    record: dict[str, Any] = {"restores": task.word, "synthetic": hole is not None or task.samples > 0}
+    if task.samples:
+        begun = None if beginner is None else RESTORER_TASKS[task.word](beginner, scan, hole, task.options, None)
+        made = sampled_task(task.word, Asked(maker, scan, task.options, begun, task.seeds, callback))
+        record |= {"samples": task.samples, "start": None if beginner is None else _named(beginner)}
+    else:
+        made = RESTORER_TASKS[task.word](maker, scan, hole, task.options, callback)
     record = maker.provenance(task.seed, made.settings) | record
-    if prior is None:
+    if not task.samples:
         record.pop("seed")
-    few = (FEW,) if task.interval and 1 < task.samples < ENOUGH else ()
-    made = replace(made, remarks=tuple(dict.fromkeys((*doubts, *made.remarks, *few))))
+    made = replace(made, remarks=tuple(dict.fromkeys((*doubts, *made.remarks, *task.remarks))))
     factor = maker.spec.interval_factor if made.interval_factor is None else made.interval_factor
     return _finished(given, scan, made, hole, task, factor, record)
+
+
+def _holes_drawn(volume: MetaTensor, model: Any, task: Task, callback: Progress | None) -> Restored:
+    """Samples of holes, of any modality: the scan alone is asked."""
+    if task.inpaint_mask is None:
+        raise Refused("NO_MASK", "restore: task 'inpaint' fills holes. Give inpaint_mask (--mask FILE).")
+    if model is not None:
+        raise _wrong("samples of inpaint are made of the rest of the scan, by no model. Leave model out.")
+    scan = _in_unit(volume, task.inpaint_mask, "percentile")
+    hole = task.inpaint_mask.as_tensor().cpu() > 0.5
+    drawn = samples_in_holes(scan, hole, task.seeds, callback)
+    figures = {"regenerated_share": float(hole.float().mean())}
+    made = Made(drawn.mean(0, keepdim=True), None, scan.affine, figures, task.remarks, samples=drawn)
+    record = {
+        "method": "tissue from elsewhere in the scan", "restores": task.word, "samples": task.samples,
+        "seed": task.seed, "synthetic": True, "versions": {"medgen": medgen.__version__, "scipy": scipy.__version__},
+    }  # fmt: skip
+    return _finished(volume, scan, made, hole, task, None, record)
 
 
 def _finished(
@@ -161,43 +183,24 @@ def _finished(
     return replace(done, lower=placed(low), upper=placed(values + factor * std))
 
 
-def _models(model: Any, task: Task, volume: MetaTensor) -> tuple[RestorerModel | None, RestorerModel | None]:
-    """What answers with the expected image, and what samples are drawn with."""
+def _models(model: Any, task: Task) -> tuple[RestorerModel, RestorerModel | None]:
+    """What makes the images, and the restorer that samples begin from, if there is one."""
     modality = task.modality or ""
-    chosen = default_restorer(task.word, modality, task.samples) if model is None else model
-    restorer = None if chosen is None else _of_task(chosen, task.device, task.word)
-    if not task.samples:
+    restorer = _of_task(default_model(task.word, modality) if model is None else model, task.word, task.device)
+    if not task.samples or task.word == "denoise":
         return restorer, None
-    if task.word == "denoise":
-        return None, restorer
-    prior = _of_task(task.prior or default_prior(task.word, modality), task.device, *PRIORS[task.word])
+    prior = _of_task(task.prior or default_model("denoise", modality), "denoise", task.device)
     if prior.spec.spatial_dims != 3:
         raise _wrong(f"samples need a prior of volumes. Got '{prior.spec.name}', which denoises slices. Give another.")
-    if not task.adapt and prior.spec.restores != "denoise_hole":
-        raise _wrong(f"adapt goes with priors for 'denoise_hole', '{prior.spec.name}' stays as it is. Leave it out.")
-    if task.word == "inpaint" and task.guard == "refuse":
-        _check_voxels(prior, volume)
-    if restorer is not None and restorer.spec.scaling != prior.spec.scaling:
+    if restorer.spec.scaling != prior.spec.scaling:
         raise _wrong(f"'{restorer.spec.name}' and '{prior.spec.name}' must have one unit. Give another prior.")
-    return restorer, prior
+    return prior, restorer
 
 
-def _check_voxels(prior: RestorerModel, volume: MetaTensor) -> None:
-    """Refuse voxels of another size than the prior's: what it draws into a hole would be grain."""
-    found, own = spacing_of(volume.affine.numpy()), prior.spec.grid.spacing
-    if any(not 1 / LIKE < step / wanted < LIKE for step, wanted in zip(sorted(found), sorted(own), strict=True)):
-        raise Refused(
-            "EXCLUDED",
-            f"restore: samples need voxels of about {own[0]:g} mm, those of '{prior.spec.name}'. Got "
-            f"{[round(float(step), 2) for step in found]} mm. Leave samples out, or resample the scan first.",
-        )
-
-
-def _of_task(model: Any, device: str, *words: str) -> RestorerModel:
+def _of_task(model: Any, word: str, device: str) -> RestorerModel:
     found = loaded_restorer(model, device)
-    if found.spec.restores not in words:
-        wanted = " or ".join(f"'{word}'" for word in words)
-        raise _wrong(f"model '{found.spec.name}' is for task '{found.spec.restores}', not for {wanted}. Give another.")
+    if found.spec.restores != word:
+        raise _wrong(f"model '{found.spec.name}' is for task '{found.spec.restores}', not for '{word}'. Give another.")
     return found
 
 

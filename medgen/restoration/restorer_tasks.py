@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from medgen.models.restorer import RestorerModel
 
 __all__ = [
-    "RESTORER_TASKS", "Made", "Progress", "Scan", "around", "beyond", "consistent", "noise_of", "shown", "slices_of",
+    "RESTORER_TASKS", "Made", "Progress", "Scan", "beyond", "consistent", "noise_of", "shown", "slices_of",
 ]  # fmt: skip
 
 Progress = Callable[[int, int], None]
@@ -317,13 +317,6 @@ def shown(values: Tensor) -> tuple[slice, ...]:
         return (slice(None),) * values.ndim
     low, high = (places.amin(0) - MARGIN).clamp(min=0).tolist(), (places.amax(0) + 1 + MARGIN).tolist()
     return (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
-
-
-def around(hole: Tensor, size: tuple[int, ...]) -> tuple[slice, ...]:
-    """The box around a hole with half a patch on each side."""
-    places = torch.nonzero(hole[0])
-    low, high = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
-    return (slice(None), *(slice(max(0, a - n // 2), b + n // 2) for a, b, n in zip(low, high, size, strict=True)))
 
 
 def beyond(model: RestorerModel, what: str, strength: float) -> tuple[str, ...]:

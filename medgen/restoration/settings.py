@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -13,19 +12,17 @@ from medgen.io.findings import Refused
 from medgen.models.device import resolve_device
 
 __all__ = [
-    "GUARDS", "METHODS", "PRIORS", "TASKS", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
-    "default_prior", "default_restorer",
+    "GUARDS", "METHODS", "SAMPLED", "TASKS", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
 ]  # fmt: skip
 
 TASKS = ("denoise", "superres", "inpaint", "motion", "bias")
 METHODS = ("model", "classical")
 GUARDS = ("refuse", "warn", "off")
-PRIORS = {"superres": ("denoise",), "inpaint": ("denoise_hole", "denoise")}
-"""What priors of samples restore, the best first; of ``denoise`` it is the task itself."""
-TASK_OF_OPTION = {"noise_level": "denoise", "target_spacing": "superres", "slice_profile": "superres"}
-
-
-_NO_ADAPT = "--no-adapt goes with --samples of task 'inpaint' and a --prior for 'denoise_hole'. Leave it out."
+SAMPLED = ("denoise", "superres", "inpaint")
+"""Tasks that samples are drawn for."""
+TASK_OF_OPTION = {
+    "noise_level": "denoise", "target_spacing": "superres", "slice_profile": "superres", "prior": "superres"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,8 @@ class RestoreSettings:
         samples: how many posterior samples are drawn, for ``denoise``, ``superres`` and ``inpaint``; the image is
             their mean. 0: one expected image.
         seed: of the first sample.
-        prior: name or folder of the restorer that samples of ``superres`` and ``inpaint`` are drawn with, for one of
-            ``PRIORS``; None: the bundled one.
-        adapt: whether what draws samples of a hole is first trained a little more on the rest of the scan.
+        prior: name or folder of the denoising restorer that samples of ``superres`` are drawn with; None: the bundled
+            one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         nifti: write NIfTI files, not DICOM, where the input is DICOM.
         guard: what is done about scans that the model was not made for, see
@@ -71,7 +67,6 @@ class RestoreSettings:
     samples: int = 0
     seed: int = 0
     prior: str | None = None
-    adapt: bool = True
 
     def __post_init__(self) -> None:
         check_choice("restore", "task", self.task, TASKS)
@@ -98,17 +93,15 @@ class RestoreSettings:
             check_choice("restore", "slice_profile", self.slice_profile, SLICE_PROFILES)
         resolve_device(self.device, "restore")
         self._check_samples()
-        if self.method == "model" and (self.model is not None or not self._begins_without):
+        if self.method == "model" and not self._of_the_scan:
             check_model(self.model, self.task)
 
     @property
-    def _begins_without(self) -> bool:
-        """Whether samples may begin from the scan alone."""
+    def _of_the_scan(self) -> bool:
+        """Whether the rest of the scan is all that is needed."""
         return self.samples > 0 and self.task == "inpaint"
 
     def _check_samples(self) -> None:
-        from medgen.restoration.sampled_tasks import SAMPLED_TASKS
-
         if self.samples < 0 or self.seed < 0:
             raise MedgenError(
                 f"restore: --samples and --seed must be 0 or above. Got {self.samples} and {self.seed}. Correct them."
@@ -116,28 +109,19 @@ class RestoreSettings:
         if not self.samples and (self.prior is not None or self.seed):
             given = "--prior goes" if self.prior is not None else "--seed goes"
             raise MedgenError(f"restore: {given} with --samples. Leave it out.")
-        if not self.adapt and not (self.samples and self.task == "inpaint"):
-            raise MedgenError(f"restore: {_NO_ADAPT}")
         if not self.samples:
             return
-        if self.task not in SAMPLED_TASKS:
+        if self.task not in SAMPLED:
             raise MedgenError(
-                f"restore: --samples is for {', '.join(SAMPLED_TASKS)}, not for '{self.task}', whose degradation is "
-                "not known exactly. Leave it out: the restorer gives the expected image, --uncertainty its error."
+                f"restore: --samples is for {', '.join(SAMPLED)}, not for '{self.task}', whose degradation is not "
+                "known exactly. Leave it out: the restorer gives the expected image, --uncertainty its error."
             )
-        if self.task == "denoise" and self.prior is not None:
-            raise MedgenError("restore: the prior of task 'denoise' is its --model. Leave --prior out.")
-        if self.method == "model" and self.task != "denoise":
-            check_model(self.prior, *PRIORS[self.task], option="--prior")
-            self._check_adapt()
-
-    def _check_adapt(self) -> None:
-        from medgen.models.bundled import find_model
-        from medgen.models.folder import read_spec
-
-        prior = self.prior or default_prior(self.task)
-        if not self.adapt and getattr(read_spec(find_model(prior)), "restores", None) != "denoise_hole":
-            raise MedgenError(f"restore: {_NO_ADAPT} '{prior}' stays as it is.")
+        if self._of_the_scan and self.model is not None:
+            raise MedgenError(
+                "restore: --samples of task 'inpaint' are made of the rest of the scan, by no model. Leave --model out."
+            )
+        if self.method == "model" and self.task == "superres":
+            check_model(self.prior, "denoise", option="--prior")
 
     def _check_classical(self) -> None:
         from medgen.restoration.classical import CLASSICAL
@@ -157,13 +141,11 @@ class RestoreSettings:
         Raises:
             Refused: ``NO_MODEL``: no bundled model does the task for it.
         """
-        if self.method == "classical":
+        if self.method == "classical" or self._of_the_scan:
             return self
-        model, prior = self.model, self.prior
-        if model is None:
-            model = default_restorer(self.task, modality, self.samples)
-        if prior is None and self.samples and self.task != "denoise":
-            prior = default_prior(self.task, modality)
+        model, prior = self.model or default_model(self.task, modality), self.prior
+        if prior is None and self.samples and self.task == "superres":
+            prior = default_model("denoise", modality)
         return replace(self, model=model, prior=prior)
 
     def fingerprint(self) -> str:
@@ -193,43 +175,12 @@ def default_model(task: str, modality: str = "") -> str:
     raise Refused("NO_MODEL", _no_model(f"'{task}' of {modality}" if modality else f"'{task}'", task))
 
 
-def default_prior(task: str, modality: str = "") -> str:
-    """The bundled restorer that samples of a task are drawn with.
-
-    Args:
-        task: a key of ``PRIORS``.
-        modality: see :func:`default_model`.
-
-    Raises:
-        Refused: ``NO_MODEL``.
-    """
-    *better, last = PRIORS[task]
-    for word in better:
-        with contextlib.suppress(Refused):
-            return default_model(word, modality)
-    return default_model(last, modality)
-
-
-def default_restorer(task: str, modality: str = "", samples: int = 0) -> str | None:
-    """See :func:`default_model`; None where samples of a hole begin without a restorer, as there is none.
-
-    Raises:
-        Refused: ``NO_MODEL``.
-    """
-    try:
-        return default_model(task, modality)
-    except Refused:
-        if samples and task == "inpaint":
-            return None
-        raise
-
-
-def check_model(model: str | None, *tasks: str, option: str = "--model") -> None:
-    """Refuses a model that does none of some tasks; nothing of it but its specification is read.
+def check_model(model: str | None, task: str, option: str = "--model") -> None:
+    """Refuses a model that does not do a task; nothing of it but its specification is read.
 
     Args:
         model: name of a bundled one, or a folder; None: that there is a bundled one for some modality.
-        tasks: see :class:`~medgen.models.restorer_spec.RestorerSpec`.
+        task: see :class:`RestoreSettings`.
         option: that gives another one.
 
     Raises:
@@ -239,16 +190,13 @@ def check_model(model: str | None, *tasks: str, option: str = "--model") -> None
     from medgen.models.folder import read_spec
 
     if model is None:
-        if not any(_bundled(task) for task in tasks):
-            raise MedgenError(_no_model(f"'{tasks[-1]}'", tasks[-1]))
+        if not _bundled(task):
+            raise MedgenError(_no_model(f"'{task}'", task))
         return
     restores = getattr(read_spec(find_model(model)), "restores", None)
-    if restores not in tasks:
+    if restores != task:
         does = f"is for task '{restores}'" if restores else "is no restorer"
-        needed = " or ".join(f"'{task}'" for task in tasks)
-        if (restores, tasks) == ("denoise_hole", ("inpaint",)):
-            raise MedgenError(f"restore: model '{model}' draws samples of holes. Give it as --prior, with --samples K.")
-        raise MedgenError(f"restore: model '{model}' {does}; one for {needed} is needed. Give another {option}.")
+        raise MedgenError(f"restore: model '{model}' {does}; one for '{task}' is needed. Give another {option}.")
 
 
 def _bundled(task: str) -> dict[str, bool]:

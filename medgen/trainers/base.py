@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -16,10 +16,8 @@ from medgen.diffusion.randomness import derive_seed
 from medgen.models.base import Model
 from medgen.models.controls import Control, class_control, control_arguments, number_control
 from medgen.models.families import model_class
-from medgen.models.folder import ModelFiles
 from medgen.models.specification import ModelSpec
-from medgen.models.weights import split_state
-from medgen.networks.registry import build_network, short
+from medgen.networks.registry import build_network
 from medgen.trainers.checkpoint import TrainerState
 from medgen.trainers.config import POPULATION, TrainConfig
 from medgen.trainers.data import Source
@@ -114,22 +112,6 @@ class RunTrainer(Trainer, Generic[Config, Spec]):
         Raises:
             MedgenError: an unknown or wrong argument of a network, or channels that do not suit the task.
         """
-
-    @classmethod
-    def measured_before(cls, config: Config, source: Source, origin: ModelSpec) -> dict[str, Any]:
-        """What :meth:`measure` has found for the model that a run starts from, whose weights go with it."""
-        wanted = ("controls", *cls.measured_fields)
-        return {name: getattr(origin, name) for name in wanted if hasattr(origin, name)}
-
-    @classmethod
-    def first_weights(cls, spec: Spec, origin: ModelFiles) -> dict[str, dict[str, Tensor]]:
-        """The weights that a run starts from, by name of the network.
-
-        Raises:
-            MedgenError: another network or another encoding belongs to them.
-        """
-        check_origin(spec, origin.spec, cls.origin_fields)
-        return split_state(spec.networks(), origin.state)
 
     @classmethod
     def build(cls, config: Config, spec: Spec, first: Model[Any] | None = None) -> dict[str, nn.Module]:
@@ -251,30 +233,6 @@ class RunTrainer(Trainer, Generic[Config, Spec]):
             optimizer.load_state_dict(state["optimizers"][name])
         self.gradient_scaler.load_state_dict(state["gradient_scaler"])
         self.load_extra_state(state["extra"])
-
-
-def check_origin(spec: ModelSpec, origin: ModelSpec, names: Sequence[str]) -> None:
-    """Refuse to continue from a model that another network or another encoding belongs to.
-
-    Args:
-        spec: of the model to be trained.
-        origin: of the model that it starts from.
-        names: fields that must be equal, besides the family.
-
-    Raises:
-        MedgenError: with the first that is not.
-    """
-    for name in ("family", *names):
-        wanted, found = getattr(spec, name, None), getattr(origin, name, None)
-        if wanted == found:
-            continue
-        if isinstance(wanted, dict) and isinstance(found, dict):
-            key = next(key for key in (*wanted, *found) if wanted.get(key) != found.get(key))
-            name, wanted, found = f"{name}.{key}", wanted.get(key), found.get(key)
-        raise MedgenError(
-            f"start_from '{origin.name}': its {name} is {short(found)}, the configuration's {short(wanted)}. "
-            "Make them equal, or start anew."
-        )
 
 
 def shared_fields(config: TrainConfig, people: int, statistics: Statistics | None = None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ POPULATION = "colin27"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FREE_TO_CHANGE = ("checkpoint_every", "validate_every", "num_workers", "data", "first_stage_model")
 MOTIONS = ("rotation_degrees", "scale", "shift_mm", "flip")
-LONGEST_AXIS = 1.15  # of a hole, over its drawn diameter; see medgen.patches.random_holes
+LONGEST_AXIS = 1.15  # of a hole, over its drawn diameter; see medgen.trainers.data.random_holes
 
 
 @dataclass(frozen=True)

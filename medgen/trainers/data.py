@@ -19,11 +19,13 @@ from medgen.intensity import IntensityWindow
 from medgen.io.datasets import Case
 from medgen.io.datasets.case import Attribute
 from medgen.models.controls import Control
-from medgen.patches import foreground_window, random_holes, random_window
 from medgen.trainers.augmentation import (
     DRAWS,
     SHADING,
+    foreground_window,
     moved,
+    random_holes,
+    random_window,
     reshaded,
     shaded_channels,
     stretch,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchesFrom", "FileSource", "Item", "Items", "PopulationSource", "Source", "find_pairs", "is_held_out",
-    "make_source", "make_validation_source", "measure_controls", "reshaded", "to_grid",
+    "make_source", "make_validation_source", "measure_controls", "random_holes", "random_window", "reshaded", "to_grid",
 ]  # fmt: skip
 
 Item = dict[str, Tensor]

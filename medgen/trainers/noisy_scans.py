@@ -15,8 +15,8 @@ from medgen.checks import MedgenError
 from medgen.geometry import spacing_of
 from medgen.io.datasets import Case, find_cases
 from medgen.operators.noise_level import estimate_noise
-from medgen.patches import random_window
 from medgen.restoration.restorer_tasks import SLICED
+from medgen.trainers.augmentation import random_window
 from medgen.trainers.gridding import fitted
 from medgen.trainers.restorer_config import RestorerConfig
 from medgen.trainers.scans import SHOWN, random_slice, reoriented, to_model_unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader
 
 from medgen.checks import MedgenError
 from medgen.models.base import Model
-from medgen.models.folder import ModelFiles
-from medgen.models.restorer import predicted, restoration_loss
+from medgen.models.restorer import predicted
 from medgen.models.restorer_spec import RestorerSpec, implied_arguments
 from medgen.models.specification import ModelSpec
-from medgen.trainers.base import RunTrainer, Statistics, adamw, check_origin, initial_network, shared_fields
+from medgen.trainers.base import RunTrainer, Statistics, adamw, initial_network, shared_fields
 from medgen.trainers.data import Items, Source
 from medgen.trainers.ema import Ema
 from medgen.trainers.restorer_config import RestorerConfig
@@ -27,6 +26,7 @@ __all__ = ["RestorerTrainer"]
 STRENGTH_ITEMS = 32
 CALIBRATION_ITEMS = 24
 COVERAGE = 0.9
+SMALLEST_ERROR = 1e-8
 CAUCHY_OVER_STD = 0.43  # scale ``c`` of the loss of holes over the deviation, of Laplace errors
 SPREAD_WEIGHT = 0.1
 LEAST_BEFORE = 5e-3  # of a hole's continuation: what is better already, as in air, counts less
@@ -42,7 +42,7 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
     losses of :mod:`medgen.trainers.self_supervised`.
     """
 
-    origin_fields: ClassVar[tuple[str, ...]] = ("task", "restores", "packing", "variance", "scaling", "network")
+    origin_fields: ClassVar[tuple[str, ...]] = ("task", "network", "restores", "packing", "variance", "scaling")
     measured_fields: ClassVar[tuple[str, ...]] = ("strength",)
 
     def __init__(
@@ -64,32 +64,6 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
         items = Items(source, config, "statistics")
         drawn = [float(items[i]["strength"]) for i in range(STRENGTH_ITEMS)]
         return {"strength": (min(drawn), max(drawn))}
-
-    @classmethod
-    def measured_before(cls, config: RestorerConfig, source: Source, origin: ModelSpec) -> dict[str, Any]:
-        """Strengths are those that the model before was trained on, but where it restored something else."""
-        if getattr(origin, "restores", "") != config.restores:
-            return cls.measure(config, source)
-        return super().measured_before(config, source, origin)
-
-    @classmethod
-    def first_weights(cls, spec: RestorerSpec, origin: ModelFiles) -> dict[str, dict[str, Tensor]]:
-        """Those of another restorer; one for ``denoise_hole`` may start from one for ``denoise``.
-
-        Its first convolution reads the hole too then, with weights that begin as 0.
-        """
-        found = origin.spec
-        if not isinstance(found, RestorerSpec) or (found.restores, spec.restores) != ("denoise", "denoise_hole"):
-            return super().first_weights(spec, origin)
-        dims = spec.spatial_dims
-        plain = spec.network | implied_arguments(spec.network, dims, spec.packing, found.restores, spec.variance)
-        check_origin(dataclasses.replace(spec, restores=found.restores, network=plain), found, cls.origin_fields)
-        weights = dict(origin.state)
-        wanted = initial_network(spec.network, 0, spec.name).state_dict()
-        for key, value in weights.items():
-            if value.shape != wanted[key].shape:
-                weights[key] = _reading_holes(value, wanted[key].shape)
-        return {"restorer": weights}
 
     @classmethod
     def make_spec(
@@ -126,10 +100,9 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
         with self.autocast():
             mean, log_std = self._predicted(self.network, batch)
         clean = batch["image"].to(self.device)
-        hole = batch["inpaint_mask"].to(self.device) if "inpaint_mask" in batch else None
-        if hole is None or self.config.restores == "denoise_hole":
-            return restoration_loss(mean, log_std, clean, hole)
-        return filling_loss(mean, log_std, clean, batch["input"].to(self.device), hole)
+        if "inpaint_mask" not in batch:
+            return restoration_loss(mean, log_std, clean)
+        return filling_loss(mean, log_std, clean, batch["input"].to(self.device), batch["inpaint_mask"].to(self.device))
 
     def _loss_without_truth(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean of the items' estimated square errors over the squares of their noise levels; and its root.
@@ -189,11 +162,22 @@ class RestorerTrainer(RunTrainer[RestorerConfig, RestorerSpec]):
         )  # fmt: skip
 
 
-def _reading_holes(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Weights ``(C, image + strength, ...)`` of a first convolution, those of the hole between them 0."""
-    wider = weight.new_zeros(tuple(shape))
-    wider[:, : weight.shape[1] - 1], wider[:, -1] = weight[:, :-1], weight[:, -1]
-    return wider
+def restoration_loss(mean: Tensor, log_std: Tensor | None, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and the root mean square error of the batch; see :class:`RestorerTrainer`.
+
+    Args:
+        mean: ``(B, 1, *spatial)``.
+        log_std: same shape, or None.
+        clean: same shape.
+    """
+    square = (mean.float() - clean).square()
+    error = square.flatten(1).mean(1)
+    if log_std is None:
+        return 0.5 * (error + SMALLEST_ERROR).log().mean(), error.mean().sqrt()
+    variance = (2 * log_std).exp()
+    weight = variance.detach()
+    terms = weight * (square / (2 * variance) + log_std)
+    return (terms.flatten(1).mean(1) / weight.flatten(1).mean(1)).mean(), error.mean().sqrt()
 
 
 def filling_loss(

@@ -9,16 +9,7 @@ from typing import Any
 from medgen.checks import MedgenError
 from medgen.models.domain import Domain
 from medgen.models.fields import Checked, checked, choice, integer, nested, network_form, number, optional, refuse
-from medgen.models.restorer_spec import (
-    HOLE_NOISE,
-    LEARNS_FROM,
-    PACKINGS,
-    RESTORED,
-    SCALINGS,
-    degradations_field,
-    is_hole_noise,
-    truth,
-)
+from medgen.models.restorer_spec import LEARNS_FROM, PACKINGS, RESTORED, SCALINGS, degradations_field, truth
 from medgen.trainers.config import POPULATION, TrainConfig
 from medgen.trainers.self_supervised import NOISE
 
@@ -65,8 +56,7 @@ class RestorerConfig(TrainConfig):
         restores: see :class:`~medgen.models.restorer_spec.RestorerSpec`, as are ``degradations``, ``packing``,
             ``variance`` and ``scaling``.
         degradations: a list of alternatives ``{name: ranges}``, drawn with equal chances, as
-            :class:`medgen.transforms.RandDegrade` takes them; none for ``inpaint``, whose ``holes`` are drawn; for
-            ``denoise_hole`` ``gaussian`` alone, which is put into holes.
+            :class:`medgen.transforms.RandDegrade` takes them; none for ``inpaint``, whose ``holes`` are drawn.
         learns_from: ``pairs`` of a clean scan and what was made of it, or, to denoise where there is nothing clean, the
             noisy scans alone, by ``noise2void`` or ``sure``; see :mod:`medgen.trainers.self_supervised`. Their noise
             must be independent from voxel to voxel, its level is estimated; nothing may be simulated or recoloured.
@@ -107,8 +97,6 @@ class RestorerConfig(TrainConfig):
         elif (not self.degradations) != (self.restores == "inpaint"):
             wanted = "empty for inpaint, whose holes are drawn" if self.restores == "inpaint" else "not empty"
             raise refuse("TrainConfig", "degradations", wanted, list(self.degradations))
-        elif self.restores == "denoise_hole" and not is_hole_noise(self.degradations):
-            raise refuse("TrainConfig", "degradations", HOLE_NOISE, list(self.degradations))
         if self.patch_size is not None or self.controls or self.label_channels:
             raise MedgenError(
                 "TrainConfig: patch_size, controls and label_channels are not for restorers. Set grid.size to the "

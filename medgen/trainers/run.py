@@ -25,9 +25,10 @@ from medgen.io.configs import find_config
 from medgen.models.base import Model
 from medgen.models.bundled import RUN, find_model, load_model
 from medgen.models.device import resolve_device
-from medgen.models.folder import SPECIFICATION, open_model, read_spec, save_model
+from medgen.models.folder import SPECIFICATION, ModelFiles, open_model, read_spec, save_model
 from medgen.models.specification import ModelSpec
-from medgen.models.weights import joined_state
+from medgen.models.weights import joined_state, split_state
+from medgen.networks.registry import short
 from medgen.trainers.base import RunTrainer, not_finite, precision_type
 from medgen.trainers.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from medgen.trainers.config import FREE_TO_CHANGE, TrainConfig, changed_keys, load_config
@@ -205,7 +206,8 @@ def _prepare_run(
     if state is not None:
         spec = ModelSpec.from_dict(state["spec"], str(folder / CHECKPOINT))
     elif origin is not None:
-        measured = cls.measured_before(config, source, origin.spec)
+        wanted = ("controls", *cls.measured_fields)
+        measured = {name: getattr(origin.spec, name) for name in wanted if hasattr(origin.spec, name)}
         spec = cls.make_spec(config, source.people, measured, first.spec if first is not None else None)
     else:
         spec = cls.plan(config, source, first)
@@ -214,7 +216,8 @@ def _prepare_run(
             given.tell_as(spec.controls)
     networks = cls.build(config, spec, first)
     if origin is not None:
-        for name, weights in cls.first_weights(spec, origin).items():
+        _check_origin(spec, origin, cls.origin_fields)
+        for name, weights in split_state(spec.networks(), origin.state).items():
             networks[name].load_state_dict(weights)
     networks = {name: network.to(device) for name, network in networks.items()}
     start = state["step"] if state is not None else 0
@@ -231,6 +234,21 @@ def _prepare_run(
     if state is not None:
         trainer.load_state_dict_of_run(state)
     return _Run(folder, trainer, validation, state["seconds"] if state is not None else 0.0)
+
+
+def _check_origin(spec: ModelSpec, origin: ModelFiles, names: Sequence[str]) -> None:
+    """Refuse to continue from a model that another network or another encoding belongs to."""
+    for name in ("family", *names):
+        wanted, found = getattr(spec, name, None), getattr(origin.spec, name, None)
+        if wanted == found:
+            continue
+        if isinstance(wanted, dict) and isinstance(found, dict):
+            key = next(key for key in (*wanted, *found) if wanted.get(key) != found.get(key))
+            name, wanted, found = f"{name}.{key}", wanted.get(key), found.get(key)
+        raise MedgenError(
+            f"start_from '{origin.spec.name}': its {name} is {short(found)}, the configuration's {short(wanted)}. "
+            "Make them equal, or start anew."
+        )
 
 
 class _Run:

@@ -21,13 +21,12 @@ from medgen.diffusion.randomness import derive_seed
 from medgen.geometry import ModelGrid
 from medgen.intensity import bright_end, restorer_unit
 from medgen.io.datasets import Case, find_cases
-from medgen.models.restorer_spec import OF_HOLES
 from medgen.operators.blur import Blur
 from medgen.operators.chain import Chain
 from medgen.operators.degradations import draw_degradation
 from medgen.operators.noise import GaussianNoise, RicianNoise
 from medgen.operators.through_plane import ThroughPlane
-from medgen.patches import random_holes, random_window
+from medgen.trainers.augmentation import random_holes, random_window
 from medgen.trainers.config import POPULATION
 from medgen.trainers.gridding import fitted
 from medgen.trainers.lesions import planted
@@ -174,25 +173,25 @@ class ScanSource:
     def _simulated(self, seed: int) -> Item:
         stream = torch.Generator().manual_seed(seed)
         clean = self._varied(self._patch(stream), stream)
-        inner = (slice(None), *(slice(self.config.margin, self.config.margin + n) for n in self.config.grid.size))
-        if self.config.restores in OF_HOLES:
-            return self._with_hole(clean[inner], seed, stream)
+        if self.config.restores == "inpaint":
+            return self._with_hole(clean, seed)
         made, strength = degraded(clean, self.config, seed, stream)
+        inner = (slice(None), *(slice(self.config.margin, self.config.margin + n) for n in self.config.grid.size))
         return {"image": clean[inner], "input": made[inner], "strength": torch.tensor(strength)}
 
-    def _with_hole(self, clean: Tensor, seed: int, stream: torch.Generator) -> Item:
-        """In the hole what continues its surroundings smoothly, or what is there, with noise."""
-        config = self.config
+    def _with_hole(self, clean: Tensor, seed: int) -> Item:
+        inner = (slice(None), *(slice(self.config.margin, self.config.margin + n) for n in self.config.grid.size))
+        clean, config = clean[inner], self.config
         hole = random_holes(
             config.grid.size, config.grid.spacing, config.hole_diameter_mm, config.holes, derive_seed(seed, "hole")
         )
-        if config.restores == "inpaint":
-            start = kriged(clean[0].numpy(), hole[0].numpy() > 0.5, config.grid.spacing, CONTINUATION_MM)
-            made, strength = torch.from_numpy(start)[None].float(), 0.0
-        else:
-            noisy, strength = degraded(clean, config, seed, stream)
-            made = torch.where(hole > 0.5, noisy, clean)
-        return {"image": clean, "input": made, "strength": torch.tensor(strength), "inpaint_mask": hole}
+        start = kriged(clean[0].numpy(), hole[0].numpy() > 0.5, config.grid.spacing, CONTINUATION_MM)
+        return {
+            "image": clean,
+            "input": torch.from_numpy(start)[None].float(),
+            "strength": torch.tensor(0.0),
+            "inpaint_mask": hole,
+        }
 
     def _patch(self, stream: torch.Generator) -> Tensor:
         """``(1, *outer)`` of a scan, with something to see in it."""

@@ -20,7 +20,7 @@ from medgen.models.codec import Codec
 from medgen.models.diffusion_model import DiffusionModel
 from medgen.models.specification import ModelSpec
 from medgen.networks.registry import build_network
-from medgen.patches import random_window
+from medgen.trainers.data import random_window
 from tests.bench.cases import Array, Case, tissue_table
 
 _SLAB = 8

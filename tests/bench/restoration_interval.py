@@ -1,16 +1,18 @@
 """What the 90% interval of a restorer covers in each tissue, and its width beside the best constant one.
 
-    python -m tests.bench.restoration_interval --model FOLDER --data SHARED_DATA -o OUT.json [--limit 10]
+    python -m tests.bench.restoration_interval (--model FOLDER | --samples K) --data SHARED_DATA -o OUT.json
 
 Coverage is the share of voxels whose clean value lies in the interval: its mean and bootstrap interval over sites.
 ``ratio`` is the mean width over that of the shortest interval about the estimate, the same in all voxels of the tissue
 of all sites of the scan, that covers as many. Air is left out. Sites are blocks with 5% or 10% Rician noise, blocks of
-a scan at 4 mm, or spheres, as the restorer is one of noise, slices or holes.
+a scan at 4 mm, or spheres, as the restorer is one of noise, slices or holes. With ``--samples`` sites are spheres, and
+the interval is that of so many samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -88,14 +90,19 @@ def sliced_sites(scan: Scan, level: float, count: int, model: RestorerModel) -> 
         yield site_of(done, scan, box)
 
 
-def hole_sites(scan: Scan, level: float, count: int, model: RestorerModel) -> Iterator[Site]:
+def hole_sites(
+    scan: Scan, level: float, count: int, model: RestorerModel | None, samples: int = 0
+) -> Iterator[Site]:  # fmt: skip
     """Spheres, on a symmetric scan their mirror images hidden too."""
     for hole in holes(scan, count):
         blank = hole | np.flip(hole, 0) if scan.symmetric else hole
         box = bounding_box(blank, SURROUNDINGS)
         part, hidden = scan.cut(box), blank[box]
         given = part.with_image(np.where(hidden, 0, part.image))
-        done = by_model(given, model, inpaint_mask=as_meta(hidden, part.affine))
+        mask = as_meta(hidden, part.affine)
+        done = restore(
+            as_meta(given.image, given.affine), "inpaint", model, samples=samples, inpaint_mask=mask, guard="off"
+        )
         yield site_of(done, part, bounding_box(hole[box]), hole[box])
 
 
@@ -126,16 +133,20 @@ def rows_of(sites: list[Site], top: float, **head: object) -> list[Row]:
 
 def main() -> None:
     """Parse the command line, run, print the table."""
-    given = arguments(__doc__)
-    if given.model is None:
-        raise MedgenError("bench: intervals need --model.")
-    model = load_model(given.model)
-    if not isinstance(model, RestorerModel) or model.spec.restores not in SITES:
-        raise MedgenError(f"bench: intervals are of restorers of {', '.join(SITES)}. Got '{model.spec.name}'.")
+    given = arguments(__doc__, samples=(0, "of holes, in place of a model"))
+    if (given.model is None) != bool(given.samples):
+        raise MedgenError("bench: intervals are of --model or of --samples. Give one of them.")
+    sites_of: Callable[..., Iterator[Site]]
+    task, sites_of = "inpaint", partial(hole_sites, model=None, samples=given.samples)
+    if given.model is not None:
+        model = load_model(given.model)
+        if not isinstance(model, RestorerModel) or model.spec.restores not in SITES:
+            raise MedgenError(f"bench: intervals are of restorers of {', '.join(SITES)}. Got '{model.spec.name}'.")
+        task, sites_of = model.spec.restores, partial(SITES[model.spec.restores], model=model)
     rows, panels = [], []
     for scan in scans(given.data, given.scans or MAIN):
-        for level in LEVELS if model.spec.restores == "denoise" else (0.0,):
-            sites = list(SITES[model.spec.restores](scan, level, given.limit, model))
+        for level in LEVELS if task == "denoise" else (0.0,):
+            sites = list(sites_of(scan, level, given.limit))
             found = rows_of(sites, scan.top, scan=scan.name, level=level, method="model")
             rows += found
             panels.append((f"{scan.name} {level:.0%}", _shown(sites[0]), scan.top))

@@ -20,7 +20,7 @@ from medgen.io.nifti import write_nifti
 from medgen.models import save_model
 from medgen.models.bundle import bundle_metadata
 from medgen.models.bundled import load_model
-from medgen.models.restorer_spec import OF_HOLES, RestorerSpec
+from medgen.models.restorer_spec import RestorerSpec
 from medgen.models.specification import ModelSpec
 from medgen.models.weights import joined_state
 from medgen.trainers.base import initial_network
@@ -46,8 +46,6 @@ def make(name: str, folder: Path) -> ModelSpec:
 def _hurried(spec: Any) -> Any:
     """The same specification with two inference steps, those of a cascade's base included; for any scan."""
     content = spec.to_dict()
-    if content.get("restores") == "denoise_hole":
-        content["strength"] = [0.05, 6.0]  # measured in training
     if "domain" in content:  # the scans here are tiny
         content["domain"] = None
     for part in (content, content.get("base") or {}):
@@ -71,10 +69,9 @@ def inputs(spec: ModelSpec, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(spec, RestorerSpec):
         affine[2, 2] = 3 * spacing[0] if spec.restores == "superres" else spacing[0]
-        shape = (1, 24, 20, 64 if spec.restores == "denoise_hole" else 12)  # the bundled fill is for heads
-        found["image"] = written("image", torch.rand(shape, generator=stream), np.float32)
-        if spec.restores in OF_HOLES:
-            hole = torch.zeros(shape)
+        found["image"] = written("image", torch.rand(1, 24, 20, 12, generator=stream), np.float32)
+        if spec.restores == "inpaint":
+            hole = torch.zeros(1, 24, 20, 12)
             hole[:, 8:12, 8:12, 4:8] = 1
             found["inpaint_mask"] = written("inpaint_mask", hole, np.uint8)
     elif spec.family == "autoencoder":
@@ -107,10 +104,7 @@ def by_medgen(folder: Path, out: Path, given: dict[str, Any]) -> None:
         out.mkdir()
     if isinstance(model.spec, RestorerSpec):
         mask = Path(given["inpaint_mask"]) if "inpaint_mask" in given else None
-        if model.spec.restores == "denoise_hole":
-            settings = RestoreSettings("inpaint", prior=str(folder), samples=1, device="cpu", mask=mask)
-        else:
-            settings = RestoreSettings(model.spec.restores, model=str(folder), device="cpu", mask=mask)
+        settings = RestoreSettings(model.spec.restores, model=str(folder), device="cpu", mask=mask)
         restore_file(given["image"], out / "restored.nii.gz", settings)
         return
     if model.spec.family == "autoencoder":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medgen.checks import MedgenError
 from medgen.models.restorer import WINDOW, RestorerModel, predicted
-from medgen.models.restorer_spec import OF_HOLES, RestorerSpec
+from medgen.models.restorer_spec import RestorerSpec
 from medgen.models.specification import ModelSpec
 from medgen.networks import build_network
 
@@ -37,14 +37,12 @@ def small_restorer(network: str = "RestorationUNet", **fields: Any) -> RestorerM
     """A restorer with random weights."""
     content = {**CONTENT, **fields}
     factor = 8 if content.get("packing", "haar") == "haar" else 1
-    inputs = factor * (2 if content["restores"] in OF_HOLES else 1) + 1
+    inputs = factor * (2 if content["restores"] == "inpaint" else 1) + 1
     content["network"] = {
         "_target_": network, "spatial_dims": 3, "in_channels": inputs,
         "out_channels": factor * (2 if content.get("variance", True) else 1), **NETWORKS[network],
     }  # fmt: skip
-    if content["restores"] == "denoise_hole":
-        content |= {"degradations": [{"gaussian": {"level": [0.02, 6.0]}}], "strength": [0.02, 6.0]}
-    elif content["restores"] != "denoise":
+    if content["restores"] != "denoise":
         content |= {"degradations": content.get("given", []), "strength": [0.0, 0.0]}
     content.pop("given", None)
     spec = ModelSpec.from_dict(content)
@@ -103,55 +101,6 @@ def test_a_hole_belongs_to_inpaint() -> None:
     hole = torch.zeros(1, 16, 16, 16)
     hole[:, 4:9, 4:9, 4:9] = 1
     assert filling.restored(image, 0.0, hole)[0].shape == image.shape
-
-
-def test_noise_in_a_hole_is_shown_bounded_and_what_is_around_it_as_it_is() -> None:
-    model, image = small_restorer(restores="denoise_hole", packing="none"), noise(1, 1, 16, 16, 16)
-    hole = torch.zeros_like(image)
-    hole[..., 4:9] = 1
-    shown: list[Tensor] = []
-    model.networks["restorer"].register_forward_pre_hook(lambda _, given: shown.append(given[0]))
-    predicted(model.networks["restorer"], model.spec, image, torch.tensor([6.0]), hole)
-    assert torch.equal(shown[0][:, :1][hole < 0.5], image[hole < 0.5])
-    torch.testing.assert_close(shown[0][:, :1][hole > 0.5], image[hole > 0.5] / 37**0.5)
-    assert torch.equal(shown[0][:, 1:2], hole)
-    torch.testing.assert_close(shown[0][:, 2:], torch.full_like(image, 7.0).log())
-
-
-def test_outside_of_a_hole_the_image_stays() -> None:
-    model, image = small_restorer(restores="denoise_hole"), noise(1, 16, 16, 16)
-    hole = torch.zeros_like(image)
-    hole[:, 4:9, 4:9, 4:9] = 1
-    mean, _ = model.restored(image, 6.0, hole)
-    torch.testing.assert_close(mean[hole < 0.5], image[hole < 0.5])
-    assert not torch.allclose(mean[hole > 0.5], image[hole > 0.5])
-    with pytest.raises(MedgenError, match="inpaint_mask belongs to restorers of holes"):
-        model.restored(image, 6.0)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"degradations": []},
-        {"degradations": [{"rician": {"level": [0.1, 1.0]}}]},
-        {"degradations": [{"gaussian": {"level": [0.0, 1.0]}}]},
-        {"scaling": "hounsfield"},
-    ],
-)
-def test_what_noise_in_holes_cannot_be(change: dict[str, Any]) -> None:
-    content = small_restorer(restores="denoise_hole").spec.to_dict() | change
-    with pytest.raises(MedgenError, match="for 'denoise_hole'"):
-        ModelSpec.from_dict(content)
-
-
-def test_each_denoiser_says_which_one_it_is() -> None:
-    image, hole = noise(1, 1, 16, 16, 16), torch.ones(1, 16, 16, 16)
-    in_holes = small_restorer(restores="denoise_hole")
-    assert in_holes.denoise(image, torch.tensor([2.0]), hole).shape == image.shape
-    with pytest.raises(MedgenError, match="Give one for 'denoise'"):
-        in_holes.denoise(image, torch.tensor([2.0]))
-    with pytest.raises(MedgenError, match="Give one for 'denoise_hole'"):
-        small_restorer().denoise(image, torch.tensor([2.0]), hole)
 
 
 def test_without_variance() -> None:

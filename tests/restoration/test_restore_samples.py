@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
 from medgen.checks import MedgenError
-from medgen.io.convert import OutputExists
 from medgen.io.findings import Refused
 from medgen.models import load_model, save_model
 from medgen.models.restorer import RestorerModel
@@ -25,13 +22,9 @@ from medgen.restoration.batch import restore_batch
 from medgen.restoration.consistency import denoised_check, slices_check
 from medgen.restoration.denoiser_prior import continued, denoiser_of, restorer_prior
 from medgen.restoration.restore import restore
-from medgen.restoration.restore_file import restore_file
-from medgen.restoration.restored import Restored
-from medgen.restoration.sampled import predictive_factor
-from medgen.restoration.sampled_tasks import HOLE_STEPS
 from medgen.restoration.settings import RestoreSettings
 from tests.models.test_restorer import small_restorer
-from tests.restoration.mixed_inputs import image, save, series
+from tests.restoration.mixed_inputs import series
 from tests.restoration.small_models import small_model
 
 SIZE = (20, 18, 16)
@@ -47,111 +40,6 @@ def hole(volume: MetaTensor) -> MetaTensor:
     marked = torch.zeros(volume.shape)
     marked[:, 7:12, 7:12, 6:11] = 1
     return MetaTensor(marked, affine=volume.affine)
-
-
-def check_samples(made: Restored, alone: Restored, volume: MetaTensor, mask: MetaTensor) -> torch.Tensor:
-    """The second of two samples is the one that its seed makes alone; what is not in the hole (returned) is kept."""
-    assert made.samples is not None
-    assert alone.samples is not None
-    assert torch.equal(made.samples[1], alone.samples[0])
-    assert not torch.equal(made.samples[0], made.samples[1])
-    kept = mask.as_tensor()[0] == 0
-    for one in (*made.samples.as_tensor(), made.image.as_tensor()[0]):
-        assert torch.equal(one[kept], volume.as_tensor()[0][kept])
-    return kept
-
-
-def test_samples_of_a_hole_leave_the_rest_and_are_functions_of_their_seeds() -> None:
-    volume, prior = scan(), small_restorer()
-    mask = hole(volume)
-    made = restore(volume, "inpaint", samples=2, seed=3, prior=prior, inpaint_mask=mask, guard="off")
-    alone = restore(volume, "inpaint", samples=1, seed=4, prior=prior, inpaint_mask=mask, guard="off")
-    kept = check_samples(made, alone, volume, mask)
-    assert made.std is not None
-    assert float(made.std[0][kept].max()) == 0
-    assert float((made.std[0][~kept] > 0).float().mean()) > 0.9
-    torch.testing.assert_close((made.upper - made.image).as_tensor(), predictive_factor(2) * made.std.as_tensor())
-    assert alone.std is None
-    assert made.image.meta["synthetic"] is True
-    assert {key: made.provenance[key] for key in ("restores", "samples", "seed")} == {
-        "restores": "inpaint", "samples": 2, "seed": 3
-    }  # fmt: skip
-    assert made.provenance["start"]["model"] == "brain-mri-inpaint"
-
-
-def test_samples_of_a_hole_begin_from_its_restorer() -> None:
-    volume = scan()
-    options: dict[str, Any] = {"samples": 1, "prior": small_restorer(), "inpaint_mask": hole(volume), "guard": "off"}
-    made = restore(volume, "inpaint", small_restorer(restores="inpaint"), **options)
-    assert made.provenance["start"] == {"model": "small-restorer", "model_version": "1.0.0", "model_sha256": "0" * 64}
-    assert not torch.equal(made.image, restore(volume, "inpaint", **options).image)
-
-
-def test_a_denoiser_of_holes_draws_in_holes_alone() -> None:
-    volume, prior = scan(), small_restorer(restores="denoise_hole")
-    mask = hole(volume)
-    options: dict[str, Any] = {"prior": prior, "inpaint_mask": mask, "guard": "off", "adapt": False}
-    seen: list[tuple[int, int]] = []
-    made = restore(
-        volume, "inpaint", samples=2, seed=3, callback=lambda done, total: seen.append((done, total)), **options
-    )
-    alone = restore(volume, "inpaint", samples=1, seed=4, **options)
-    check_samples(made, alone, volume, mask)
-    assert seen[-1] == (2 * HOLE_STEPS, 2 * HOLE_STEPS)
-    assert made.provenance["sigma_max"] == prior.spec.strength[1]
-
-
-def test_a_gaussian_in_a_hole_is_drawn_from_its_closed_form() -> None:
-    """Voxels of deviation 0.2 about what is around them: samples have both, and know nothing of one another."""
-
-    class Exact(RestorerModel):
-        def denoise(self, x: torch.Tensor, sigma: torch.Tensor, hole: torch.Tensor | None = None) -> torch.Tensor:
-            assert hole is not None
-            around = x[0][hole < 0.5].mean()
-            level = sigma.reshape(-1, 1, 1, 1, 1) ** 2
-            return (0.04 * x + level * around) / (0.04 + level)
-
-    model = small_restorer(restores="denoise_hole")
-    values = torch.full((1, 24, 24, 24), 500.0)
-    mask = torch.zeros_like(values)
-    mask[:, 4:20, 4:20, 4:20] = 1
-    made = restore(
-        MetaTensor(values, affine=AFFINE), "inpaint", samples=12, guard="off", adapt=False,
-        prior=Exact(model.spec, model.networks, model.device), inpaint_mask=MetaTensor(mask, affine=AFFINE),
-    )  # fmt: skip
-    inside = mask > 0.5  # the unit is 500: all known voxels are as bright
-    assert made.std is not None
-    assert float(made.image.as_tensor()[inside].mean()) == pytest.approx(500, abs=5)
-    assert float(made.std.as_tensor()[inside].square().mean().sqrt()) == pytest.approx(100, rel=0.05)
-
-
-def test_adapt_goes_with_samples_of_holes() -> None:
-    volume = scan()
-    for operator, options in (("denoise", {"samples": 1}), ("inpaint", {"inpaint_mask": hole(volume)})):
-        with pytest.raises(Refused, match="adapt goes with samples of inpaint"):
-            restore(volume, operator, small_restorer(restores=operator), adapt=False, **options)
-    with pytest.raises(Refused, match="adapt does not go with an operator"):
-        restore(
-            volume.as_tensor(), Mask(torch.zeros(SIZE, dtype=torch.bool)), small_restorer(), noise_std=0.0, adapt=False
-        )
-    with pytest.raises(MedgenError, match="--no-adapt goes with --samples"):
-        RestoreSettings("denoise", adapt=False)
-    with pytest.raises(Refused, match="'small-restorer' stays as it is"):
-        restore(
-            volume, "inpaint", samples=1, prior=small_restorer(), inpaint_mask=hole(volume), adapt=False, guard="off"
-        )
-
-
-def test_what_a_prior_restores_is_checked() -> None:
-    volume = scan()
-    for word, wrong, wanted in (
-        ("inpaint", "superres", "not for 'denoise_hole' or 'denoise'"),
-        ("superres", "denoise_hole", "not for 'denoise'"),
-    ):
-        options = {"inpaint_mask": hole(volume)} if word == "inpaint" else {"target_spacing": 0.5}
-        with pytest.raises(Refused, match=wanted):
-            restore(volume, word, small_restorer(restores=word), samples=1, prior=small_restorer(restores=wrong),
-                    guard="off", **options)  # fmt: skip
 
 
 def test_samples_of_a_noisy_scan_are_in_its_unit() -> None:
@@ -187,15 +75,6 @@ def test_what_a_task_does_not_heed_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(Refused) as caught:
         restore(scan(), "denoise", small_restorer(), **options)
     assert caught.value.code == "WRONG_OPTION"
-
-
-def test_samples_of_a_hole_need_voxels_like_the_priors() -> None:
-    volume = scan(affine=torch.diag(torch.tensor([0.7, 0.7, 4.0, 1.0], dtype=torch.float64)))
-    with pytest.raises(Refused, match="samples need voxels of about 1 mm"):
-        restore(
-            volume, "inpaint", small_restorer(restores="inpaint"), samples=1, prior=small_restorer(),
-            inpaint_mask=hole(volume),
-        )  # fmt: skip
 
 
 def test_a_gaussian_is_denoised_to_its_closed_form() -> None:
@@ -241,7 +120,7 @@ def test_thin_slices_of_each_sample_measured_again_are_the_scan() -> None:
     [
         ("motion", {"samples": 2}, "not for 'motion'"),
         ("denoise", {"samples": -1}, "0 or more"),
-        ("denoise", {"samples": 2, "prior": "x"}, "it is the model"),
+        ("denoise", {"samples": 2, "prior": "x"}, "prior is for task 'superres'"),
         ("superres", {"prior": "x"}, "prior goes with samples"),
         ("denoise", {"noise_std": 3.0}, "noise_std does not go with task 'denoise'"),
         ("sharpen", {}, "operator must be one of"),
@@ -387,36 +266,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def test_files_of_samples(folder: str, tmp_path: Path) -> None:
-    values = image(1)
-    source = save(tmp_path / "a.nii.gz", values)
-    marked = np.zeros(values.shape, np.uint8)
-    marked[8:12, 8:12, 3:6] = 1
-    mask = save(tmp_path / "hole.nii.gz", marked)
-    settings = RestoreSettings(
-        "inpaint", mask=mask, samples=2, seed=1, prior=folder, uncertainty=True, device="cpu", guard="off"
-    )
-    row = restore_file(source, tmp_path / "b.nii.gz", settings)
-    kinds = ("", "_sample-1", "_sample-2", "_std", "_lower", "_upper")
-    assert set(row["outputs"]) == {f"b{kind}.nii.gz" for kind in kinds}
-    given = nib.load(source)
-    for kind in ("", "_sample-1", "_sample-2"):
-        made = nib.load(tmp_path / f"b{kind}.nii.gz")
-        new = np.asarray(made.dataobj)
-        assert new.dtype == values.dtype
-        np.testing.assert_array_equal(new[marked == 0], values[marked == 0])
-        np.testing.assert_array_equal(made.affine, given.affine)
-    record = json.loads((tmp_path / "b.json").read_text())
-    assert (record["seed"], record["samples"], record["sampler"]) == (1, 2, "dpmpp_2m_sde")
-    assert restore_file(source, tmp_path / "b.nii.gz", settings, resume=True)["kept"]
-    other = RestoreSettings("inpaint", mask=mask, samples=1, seed=2, prior=folder, device="cpu", guard="off")
-    again = restore_file(source, tmp_path / "b.nii.gz", other, resume=True)
-    assert not again["kept"], "another seed is another result"
-    assert not (tmp_path / "b_sample-2.nii.gz").exists()
-    with pytest.raises(OutputExists):
-        restore_file(source, tmp_path / "b.nii.gz", other)
-
-
 def test_samples_of_a_tree_lie_in_a_folder_of_their_own(folder: str, tmp_path: Path) -> None:
     series(tmp_path / "in" / "s", 1)
     settings = RestoreSettings("denoise", model=folder, samples=1, noise_level=0.05, device="cpu", guard="off")
@@ -432,7 +281,9 @@ def test_samples_of_a_tree_lie_in_a_folder_of_their_own(folder: str, tmp_path: P
     [
         ({"task": "motion", "samples": 2}, "whose degradation is not known exactly. Leave it out"),
         ({"task": "denoise", "seed": 1}, "--seed goes with --samples"),
-        ({"task": "denoise", "samples": 2, "prior": "x"}, "is its --model"),
+        ({"task": "denoise", "samples": 2, "prior": "x"}, "--prior is for task 'superres'"),
+        ({"task": "superres", "prior": "x"}, "--prior goes with --samples"),
+        ({"task": "superres", "samples": 2, "prior": "head-ct-denoise x"}, "head-ct-denoise x"),
         ({"task": "denoise", "samples": 2, "method": "classical"}, "--samples goes with --method model"),
         ({"task": "denoise", "samples": -1}, "0 or above"),
     ],

@@ -11,13 +11,11 @@ import yaml
 
 from medgen.checks import MedgenError
 from medgen.models import load_model
-from medgen.models.restorer import restoration_loss
-from medgen.models.restorer_spec import OF_HOLES
 from medgen.trainers import train
 from medgen.trainers.config import load_config
 from medgen.trainers.data import Items, make_source
 from medgen.trainers.lesions import planted
-from medgen.trainers.restorer import filling_loss
+from medgen.trainers.restorer import filling_loss, restoration_loss
 from medgen.trainers.scans import ScanSource, strength_of
 from medgen.trainers.warping import warped_patch
 
@@ -74,60 +72,28 @@ def test_the_same_seed_gives_the_same_model(config: Any, tmp_path: Path) -> None
     assert first.hash == second.hash
 
 
-@pytest.mark.parametrize("restores", ["superres", "inpaint", "motion", "bias", "denoise_hole"])
+@pytest.mark.parametrize("restores", ["superres", "inpaint", "motion", "bias"])
 def test_every_task_runs(config: Any, tmp_path: Path, restores: str) -> None:
     degradations: list[Any] = {
         "superres": [{"through_plane": {"slice_spacing_mm": [2, 4], "axis": -1}}],
         "inpaint": [],
         "motion": [{"rigid_motion": {}}],
         "bias": [{"bias_field": {}}],
-        "denoise_hole": [{"gaussian": {"level": [0.5, 0.9]}}],
     }[restores]
-    margin = 0 if restores in OF_HOLES else 2
+    margin = 0 if restores == "inpaint" else 2
     path = config(restores=restores, degradations=degradations, margin=margin, hole_diameter_mm=[5.0, 9.0], steps=2)
     train(path, tmp_path / "run", progress=False, device="cpu", fast_dev_run=True)
     model: Any = load_model(tmp_path / "run" / "model", device="cpu")
     assert model.spec.restores == restores
     item = Items(make_source(load_config(path)), load_config(path))[0]
     assert item["input"].shape == item["image"].shape == (1, 16, 16, 16)
-    if restores in OF_HOLES:
+    if restores == "inpaint":
         hole = item["inpaint_mask"] > 0.5
         assert torch.equal(item["input"][~hole], item["image"][~hole])
         assert not torch.equal(item["input"][hole], item["image"][hole])
     else:
         assert not torch.equal(item["input"], item["image"])
     assert (float(item["strength"]) > 1) == (restores == "superres")
-
-
-def test_a_denoiser_of_holes_starts_from_a_denoiser(config: Any, tmp_path: Path) -> None:
-    train(config(steps=2), tmp_path / "first", progress=False, device="cpu", fast_dev_run=True)
-    first: Any = load_model(tmp_path / "first" / "model", device="cpu")
-    level = [{"gaussian": {"level": [0.5, 4.0]}}]
-    path = config(
-        restores="denoise_hole", degradations=level, start_from=str(tmp_path / "first" / "model"), steps=1,
-        hole_diameter_mm=[5.0, 9.0], optimisation={"learning_rate": 1e-12},
-    )  # fmt: skip
-    train(path, tmp_path / "run", progress=False, device="cpu", fast_dev_run=True)
-    model: Any = load_model(tmp_path / "run" / "model", device="cpu")
-    assert 0.5 <= model.spec.strength[0] < model.spec.strength[1] <= 4, "measured anew"
-    before, after = (m.networks["restorer"].state_dict() for m in (first, model))
-    for key, weight in before.items():
-        found = after[key]
-        if key == "enter.weight":
-            assert float(found[:, 8:16].abs().max()) < 1e-6
-            found = torch.cat([found[:, :8], found[:, 16:]], dim=1)
-        torch.testing.assert_close(found, weight, atol=1e-6, rtol=1e-5)
-
-
-def test_a_denoiser_of_holes_does_not_start_from_just_any_restorer(config: Any, tmp_path: Path) -> None:
-    train(config(packing="none", steps=2), tmp_path / "first", progress=False, device="cpu", fast_dev_run=True)
-    level = [{"gaussian": {"level": [0.5, 4.0]}}]
-    path = config(
-        restores="denoise_hole", degradations=level, start_from=str(tmp_path / "first" / "model"), steps=1,
-        hole_diameter_mm=[5.0, 9.0],
-    )  # fmt: skip
-    with pytest.raises(MedgenError, match=r"start_from .* its packing is 'none'"):
-        train(path, tmp_path / "run", progress=False, device="cpu", fast_dev_run=True)
 
 
 def test_flat_scans(config: Any, tmp_path: Path) -> None:
@@ -161,7 +127,6 @@ def test_nobody_held_out_is_trained_on(config: Any) -> None:
     [
         ({"degradations": []}, "not empty"),
         ({"restores": "inpaint"}, "empty for inpaint"),
-        ({"restores": "denoise_hole"}, "gaussian alone, each with a level above 0"),
         ({"patch_size": [8, 8, 8]}, "Set grid.size to the patch"),
         ({"data": "colin27"}, "variety.population"),
         ({"grid": {"spacing": [1.0] * 3, "size": [18, 16, 16]}}, "multiples of 4"),

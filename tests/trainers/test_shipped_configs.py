@@ -13,7 +13,6 @@ from medgen.cohort.generate import generate_cohort
 from medgen.io.configs import shipped_configs
 from medgen.models import load_model
 from medgen.models.restorer import RestorerModel
-from medgen.models.restorer_spec import OF_HOLES
 from medgen.models.specification import TASKS
 from medgen.restoration.restore import restore
 from medgen.trainers import train
@@ -73,11 +72,8 @@ def restored(model: RestorerModel) -> None:
     scan = MetaTensor(torch.rand(1, 24, 20, 16, generator=torch.Generator().manual_seed(0)), affine=affine)
     hole = torch.zeros(scan.shape)
     hole[:, 8:12, 8:12, 6:10] = 1
-    mask = MetaTensor(hole, affine=affine) if model.spec.restores in OF_HOLES else None
-    if model.spec.restores == "denoise_hole":
-        made = restore(scan, "inpaint", samples=1, prior=model, inpaint_mask=mask, guard="off", adapt=False)
-    else:
-        made = restore(scan, model.spec.restores, model, inpaint_mask=mask, guard="off")  # it is tiny
+    mask = MetaTensor(hole, affine=affine) if model.spec.restores == "inpaint" else None
+    made = restore(scan, model.spec.restores, model, inpaint_mask=mask, guard="off")  # it is tiny
     assert made.image.shape[1:3] == scan.shape[1:3]
     assert bool(torch.isfinite(made.image).all())
 

@@ -1,0 +1,151 @@
+"""Samples in holes, made of the rest of the scan: what stays, seeds, any modality, files, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
+
+from medgen.checks import MedgenError
+from medgen.io.convert import OutputExists
+from medgen.io.findings import Refused
+from medgen.restoration.restore import restore
+from medgen.restoration.restore_file import restore_file
+from medgen.restoration.sampled import predictive_factor
+from medgen.restoration.settings import RestoreSettings
+from tests.models.test_restorer import small_restorer
+from tests.restoration.mixed_inputs import save
+
+SIZE = (40, 36, 30)
+AFFINE = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+def scan(low: float = 0.0, affine: torch.Tensor = AFFINE) -> MetaTensor:
+    values = gaussian_filter(np.random.default_rng(0).normal(size=SIZE), 1.2)
+    values = low + 400 + 150 * values / values.std()
+    return MetaTensor(torch.from_numpy(np.maximum(values, low))[None].float(), affine=affine)
+
+
+def hole(volume: MetaTensor) -> MetaTensor:
+    marked = torch.zeros(volume.shape)
+    marked[:, 8:14, 8:14, 10:16] = 1
+    marked[:, 26:29, 20:23, 12:15] = 1
+    return MetaTensor(marked, affine=volume.affine)
+
+
+def test_samples_leave_the_rest_and_are_functions_of_their_seeds() -> None:
+    volume, seen = scan(), []
+    mask = hole(volume)
+    made = restore(
+        volume, "inpaint", samples=4, seed=3, inpaint_mask=mask, callback=lambda done, all_: seen.append((done, all_))
+    )
+    alone = restore(volume, "inpaint", samples=1, seed=4, inpaint_mask=mask)
+    assert made.samples is not None
+    assert alone.samples is not None
+    assert torch.equal(made.samples[1], alone.samples[0])
+    assert seen[-1] == (10, 10)
+    kept = mask.as_tensor()[0] == 0
+    for one in (*made.samples.as_tensor(), made.image.as_tensor()[0]):
+        assert torch.equal(one[kept], volume.as_tensor()[0][kept])
+    assert made.std is not None
+    assert float(made.std[0][kept].max()) == 0
+    assert float((made.std[0][~kept] > 0).float().mean()) > 0.99
+    torch.testing.assert_close((made.upper - made.image).as_tensor(), predictive_factor(4) * made.std.as_tensor())
+    assert alone.std is None
+    assert made.image.meta["synthetic"] is True
+    assert {key: made.provenance[key] for key in ("method", "restores", "samples", "seed")} == {
+        "method": "tissue from elsewhere in the scan", "restores": "inpaint", "samples": 4, "seed": 3
+    }  # fmt: skip
+    assert made.remarks == ()
+    few = restore(volume, "inpaint", samples=2, inpaint_mask=mask)
+    assert few.remarks[0].startswith("the interval of fewer than 4 samples")
+
+
+def test_samples_are_as_sharp_as_the_scan() -> None:
+    volume = scan()
+    mask = hole(volume)
+    made = restore(volume, "inpaint", samples=8, inpaint_mask=mask)
+    assert made.samples is not None
+    inside = mask.as_tensor()[0].numpy() > 0
+
+    def energy(image: np.ndarray) -> float:
+        return float(sum(np.square(part[inside]).mean() for part in np.gradient(image)))
+
+    truth = energy(volume.numpy()[0])
+    ratios = [energy(one) / truth for one in made.samples.numpy()]
+    assert 0.7 < np.median(ratios) < 1.3
+    assert energy(made.image.numpy()[0]) / truth < 0.7 * np.median(ratios), "their mean is smooth"
+
+
+@pytest.mark.parametrize(
+    ("low", "modality", "spacing"), [(-1000.0, "CT", (0.5, 0.5, 3.0)), (0.0, "MR", (2.0, 2.0, 2.0))]
+)
+def test_any_scan_will_do(low: float, modality: str, spacing: tuple[float, ...]) -> None:
+    volume = scan(low, torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)))
+    made = restore(volume, "inpaint", samples=4, inpaint_mask=hole(volume), modality=modality)
+    assert made.samples is not None
+    assert float(made.samples.min()) >= low
+    assert float(made.samples.max()) <= float(volume.max())
+    assert float(made.samples.std(0).max()) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": small_restorer(restores="inpaint")}, "by no model. Leave model out"),
+        ({"prior": "x"}, "prior is for task 'superres'"),
+        ({"inpaint_mask": None}, "Give inpaint_mask"),
+        ({"samples": 5000}, "Draw 1?[0-9]+ at most, or leave samples out"),
+    ],
+)
+def test_what_does_not_suit_is_refused(options: dict[str, Any], message: str) -> None:
+    volume = scan()
+    given = {"model": None, "samples": 2, "inpaint_mask": hole(volume)} | options
+    with pytest.raises(Refused, match=message):
+        restore(volume, "inpaint", **given)
+
+
+def test_a_hole_without_an_equal_place_is_refused() -> None:
+    volume = scan()
+    marked = torch.zeros(volume.shape)
+    marked[:, 4:-4, 4:-4, 4:-4] = 1
+    with pytest.raises(Refused, match=r"of 19712 voxels around voxel .* has 0 within 45 mm") as caught:
+        restore(volume, "inpaint", samples=2, inpaint_mask=MetaTensor(marked, affine=AFFINE))
+    assert caught.value.code == "NO_PLACE"
+
+
+def test_files_of_samples(tmp_path: Path) -> None:
+    volume = scan()
+    values = volume.numpy()[0].astype(np.int16)
+    source = save(tmp_path / "a.nii.gz", values)
+    marked = hole(volume).numpy()[0].astype(np.uint8)
+    mask = save(tmp_path / "hole.nii.gz", marked)
+    settings = RestoreSettings("inpaint", mask=mask, samples=4, seed=1, uncertainty=True, device="cpu")
+    row = restore_file(source, tmp_path / "b.nii.gz", settings)
+    kinds = ("", *(f"_sample-{k}" for k in range(1, 5)), "_std", "_lower", "_upper")
+    assert set(row["outputs"]) == {f"b{kind}.nii.gz" for kind in kinds}
+    given = nib.load(source)
+    for kind in ("", "_sample-1", "_sample-2"):
+        made = nib.load(tmp_path / f"b{kind}.nii.gz")
+        new = np.asarray(made.dataobj)
+        assert new.dtype == values.dtype
+        np.testing.assert_array_equal(new[marked == 0], values[marked == 0])
+        np.testing.assert_array_equal(made.affine, given.affine)
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert (record["seed"], record["samples"], record["synthetic"]) == (1, 4, True)
+    assert restore_file(source, tmp_path / "b.nii.gz", settings, resume=True)["kept"]
+    other = RestoreSettings("inpaint", mask=mask, samples=1, seed=2, device="cpu")
+    again = restore_file(source, tmp_path / "b.nii.gz", other, resume=True)
+    assert not again["kept"], "another seed is another result"
+    assert not (tmp_path / "b_sample-2.nii.gz").exists()
+    with pytest.raises(OutputExists):
+        restore_file(source, tmp_path / "b.nii.gz", other)
+    with pytest.raises(MedgenError, match="Leave --model out"):
+        RestoreSettings("inpaint", mask=mask, samples=1, model="brain-mri-inpaint")
