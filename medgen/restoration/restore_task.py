@@ -185,16 +185,18 @@ def _finished(
 
 def _models(model: Any, task: Task) -> tuple[RestorerModel, RestorerModel | None]:
     """What makes the images, and the restorer that samples begin from, if there is one."""
-    modality = task.modality or ""
-    restorer = _of_task(default_model(task.word, modality) if model is None else model, task.word, task.device)
-    if not task.samples or task.word == "denoise":
-        return restorer, None
-    prior = _of_task(task.prior or default_model("denoise", modality), "denoise", task.device)
-    if prior.spec.spatial_dims != 3:
-        raise _wrong(f"samples need a prior of volumes. Got '{prior.spec.name}', which denoises slices. Give another.")
-    if restorer.spec.scaling != prior.spec.scaling:
-        raise _wrong(f"'{restorer.spec.name}' and '{prior.spec.name}' must have one unit. Give another prior.")
-    return prior, restorer
+    modality, beginner = task.modality or "", None
+    maker = _of_task(default_model(task.word, modality) if model is None else model, task.word, task.device)
+    if task.samples and task.word != "denoise":
+        beginner = maker
+        maker = _of_task(task.prior or default_model("denoise", modality), "denoise", task.device)
+        if beginner.spec.scaling != maker.spec.scaling:
+            raise _wrong(f"'{beginner.spec.name}' and '{maker.spec.name}' must have one unit. Give another prior.")
+    if task.samples and maker.spec.spatial_dims != 3:
+        raise _wrong(
+            f"samples need a denoiser of volumes, '{maker.spec.name}' is one of slices. Give another or leave samples out."
+        )
+    return maker, beginner
 
 
 def _of_task(model: Any, word: str, device: str) -> RestorerModel:

@@ -134,6 +134,11 @@ def test_what_does_not_suit_is_refused(task: Any, options: dict[str, Any], messa
         restore(scan(), task, small_restorer(), **options)
 
 
+def test_samples_of_noise_need_a_denoiser_of_volumes() -> None:
+    with pytest.raises(Refused, match="samples need a denoiser of volumes, 'head-ct-denoise'"):
+        restore(scan(), "denoise", "head-ct-denoise", samples=2, modality="CT", guard="off")
+
+
 def test_an_operator_is_undone_by_a_denoiser() -> None:
     blur, volume = Blur(SIZE, fwhm_mm=3.0), scan()
     y = MetaTensor(blur.forward(volume.as_tensor()[None])[0], affine=AFFINE)
