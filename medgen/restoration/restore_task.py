@@ -194,7 +194,7 @@ def _models(model: Any, task: Task) -> tuple[RestorerModel, RestorerModel | None
             raise _wrong(f"'{beginner.spec.name}' and '{maker.spec.name}' must have one unit. Give another prior.")
     if task.samples and maker.spec.spatial_dims != 3:
         raise _wrong(
-            f"samples need a denoiser of volumes, '{maker.spec.name}' is one of slices. Give another or leave samples out."
+            f"samples need a denoiser of volumes, '{maker.spec.name}' is one of slices. Give another, or no samples."
         )
     return maker, beginner
 
