@@ -57,7 +57,9 @@ def restore(
             "their mean, the maps of --uncertainty are theirs. Those of inpaint are made of the rest of the scan.",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="With --samples: of the first.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --samples: of the first; of inpaint, 0 begins with the best.")
+    ] = 0,
     prior: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="With --samples of superres: the denoising restorer drawn with."),

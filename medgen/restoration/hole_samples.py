@@ -10,15 +10,17 @@ from torch import Tensor
 
 from medgen.continuation import CONTINUATION_MM, kriged
 from medgen.io.findings import Refused
-from medgen.restoration.elsewhere import Place, places_like, put
+from medgen.restoration.elsewhere import REACH_MM, Place, places_like, put
 from medgen.restoration.restorer_tasks import Progress, Scan
 
 __all__ = ["samples_in_holes"]
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Index = NDArray[np.int_]
 ENOUGH = 16  # places; a hole with fewer is filled in parts
 SMALLEST_MM = 6.0  # longest side of a part that is not cut again
+ENDS = (0.001, 0.999)  # shares of the known voxels that are darker than what counts as 0 and as 1
 
 
 def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress | None = None) -> Tensor:
@@ -26,10 +28,11 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
 
     The smooth continuation says what is expected in a hole (:mod:`medgen.restoration.elsewhere`). Sample ``seed`` takes
     the place of rank ``seed``, the most alike first, and begins anew where a hole has no more places. A hole that fits
-    into fewer than ``ENOUGH`` places is cut in two across its longest side, and again, and filled part after part.
+    into fewer than ``ENOUGH`` places is cut in two across its longest side, and again, and filled part after part;
+    what fits into more is not cut, however many samples are asked for.
 
     Args:
-        scan: in a unit in which its bright end is about 1; what is in its holes is not looked at.
+        scan: in any unit; what is in its holes is not looked at.
         hole: ``(1, X, Y, Z)``, True = drawn.
         seeds: one for each sample.
         callback: called with (steps done, steps).
@@ -42,57 +45,65 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
     """
     marked = hole[0].numpy()
     filled = kriged(scan.values[0].double().numpy(), marked, scan.spacing, CONTINUATION_MM)
+    low, high = np.quantile(filled[~marked], ENDS)
+    unit = (filled - low) / (high - low) if high > low else np.zeros_like(filled)
     done, steps = 0, int(marked.sum()) * (1 + len(seeds))
 
-    def step(part: Flags) -> None:
+    def step(at: Index) -> None:
         nonlocal done
-        done += int(part.sum())
+        done += len(at)
         if callback is not None:
             callback(done, steps)
 
-    parts: list[tuple[Flags, list[Place]]] = []
-    labels, count = ndimage.label(marked, np.ones((3, 3, 3), int))
-    waiting = [labels == number for number in range(count, 0, -1)]
+    parts: list[tuple[Index, list[Place]]] = []
+    waiting = _connected(marked)
     while waiting:
-        part = waiting.pop()
-        places = places_like(filled, part, marked, scan.affine)
-        halves = _halves(part, scan.spacing) if len(places) < ENOUGH else ()
+        at = waiting.pop()
+        places = places_like(unit, at, marked, scan.affine)
+        halves = _halves(at, scan.spacing) if len(places) < ENOUGH else ()
         waiting += halves
         if not halves:
-            _check(part, len(places), len(seeds))
-            parts.append((part, places))
-            step(part)
+            _check(at, len(places), len(seeds))
+            parts.append((at, places))
+            step(at)
     samples = []
     for seed in seeds:
         sample = filled.copy()
-        for part, places in parts:
-            sample[part] = put(sample, part, places[seed % len(places)], scan.spacing)
-            step(part)
+        for at, places in parts:
+            sample[tuple(at.T)] = put(sample, at, places[seed % len(places)], scan.spacing)
+            step(at)
         samples.append(torch.from_numpy(sample).float())
     return torch.stack(samples)
 
 
-def _halves(part: Flags, spacing: tuple[float, ...]) -> tuple[Flags, ...]:
+def _connected(marked: Flags) -> list[Index]:
+    """Voxels ``(N, 3)`` of each connected part, corners included; the last one first."""
+    labels, _ = ndimage.label(marked, np.ones((3, 3, 3), int))
+    found = []
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        found.append(np.argwhere(labels[box] == number) + [side.start for side in box])
+    return found[::-1]
+
+
+def _halves(at: Index, spacing: tuple[float, ...]) -> tuple[Index, ...]:
     """The part, cut in the middle of its longest side; nothing if it is small."""
-    at = np.argwhere(part)
-    sides = (np.ptp(at, axis=0) + 1) * spacing
+    low, high = at.min(0), at.max(0)
+    sides = np.where(high > low, (high - low + 1) * spacing, 0)
     axis = int(np.argmax(sides))
-    if sides[axis] <= SMALLEST_MM or np.ptp(at[:, axis]) == 0:
+    if sides[axis] <= SMALLEST_MM:
         return ()
-    beyond = np.zeros(part.shape, bool)
-    np.moveaxis(beyond, axis, 0)[int(np.floor(np.median(at[:, axis]))) + 1 :] = True
-    halves = (part & beyond, part & ~beyond)
-    return halves if all(half.any() for half in halves) else ()
+    beyond = at[:, axis] > (low[axis] + high[axis]) // 2
+    return at[beyond], at[~beyond]
 
 
-def _check(part: Flags, places: int, samples: int) -> None:
+def _check(at: Index, places: int, samples: int) -> None:
     if places >= samples:
         return
-    centre = np.round(np.argwhere(part).mean(0)).astype(int).tolist()
-    most = f"Draw {places} at most, or" if places else "Mark less, or"
+    centre = np.round(at.mean(0)).astype(int).tolist()
+    most = f"Draw {places} at most, or" if places else "Give a larger part of the scan, or"
     raise Refused(
         "NO_PLACE",
-        f"restore: samples of a hole are made of other places of the scan, and the hole around voxel {centre} has "
-        f"{places} within 45 mm that are known, for {samples} samples. {most} leave samples out: the restorer fills "
-        "any hole.",
+        f"restore: samples of a hole are made of other places of the scan; for what is marked around voxel {centre} "
+        f"there are {places} that are known, as large, and at most {REACH_MM:g} mm up, down, to the front or back. "
+        f"Got samples {samples}. {most} leave samples out, which gives the expected image.",
     )

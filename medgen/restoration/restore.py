@@ -67,7 +67,8 @@ def restore(
             for ``inpaint`` with samples). With an operator: a denoising restorer (bundled by default), a
             diffusion model of images, or a :class:`~medgen.restoration.prior.Prior`.
         samples: how many images are drawn; ``image`` is their mean. 0: one expected image.
-        seed: of the first; sample ``k`` is a function of ``seed + k`` alone.
+        seed: of the first; sample ``k`` is a function of ``seed + k`` alone. For ``inpaint`` the rank of the place that
+            the first is made of: later ones are less alike.
         inpaint_mask: ``(1, X, Y, Z)`` on the scan's grid, 1 = fill, 0 = keep (``inpaint``).
         noise_level: deviation of the noise over the scan's 99.9th percentile (``denoise``); estimated by default.
         target_spacing: of the slices, mm (``superres``); by default that of the voxels in the slices.
@@ -82,8 +83,8 @@ def restore(
         modality: of the scan, ``MR``, ``CT`` or a BIDS suffix, where it is known.
         guard: what is done about a scan that a restorer was not made for (``spec.domain``): ``refuse`` what its card
             excludes and remark on what is doubtful, ``warn``: remark on both, ``off``. What an operator measured is not
-            looked at.
-        device: where a model given by name runs.
+            looked at, nor is a scan whose holes are sampled.
+        device: where a model given by name runs; what has no model runs on the CPU.
         callback: called with (windows done, windows), or (steps done, steps of all samples).
 
     Returns:

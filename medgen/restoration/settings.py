@@ -38,7 +38,7 @@ class RestoreSettings:
         noise_level: deviation of the noise over the scan's 99.9th percentile, for ``denoise``; None: estimated.
         target_spacing: of the slices, mm, for ``superres``; None: that of the voxels in the slices.
         slice_profile: what the slices were measured with, for ``superres``; None: ``gaussian``.
-        samples: how many posterior samples are drawn, for ``denoise``, ``superres`` and ``inpaint``; the image is
+        samples: how many are drawn, for ``denoise``, ``superres`` and ``inpaint``; the image is
             their mean. 0: one expected image.
         seed: of the first sample.
         prior: name or folder of the denoising restorer that samples of ``superres`` are drawn with; None: the bundled

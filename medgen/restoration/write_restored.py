@@ -166,7 +166,7 @@ def _write_series(
 
     values, clipped, remarks = _typed(scan, image, mask, same)
     task = str(record["restores"])
-    derivations = _DERIVATIONS if record.get("model") else _CLASSICAL
+    derivations = _DERIVATIONS if record.get("model") or record.get("samples") else _CLASSICAL
     write_series(
         files.target,
         MetaTensor(values, affine=image.affine),

@@ -34,20 +34,20 @@ def test_a_copy_of_the_surroundings_is_found_and_fills_the_hole(
     image[moved] = image[around][::-1] if mirrored else image[around]
     truth = image.copy()
     filled = np.where(hole, 0.5, image)
-    first = places_like(filled, hole, hole, np.diag([*spacing, 1.0]))[0]
+    first = places_like(filled, np.argwhere(hole), hole, np.diag([*spacing, 1.0]))[0]
     assert first.sign[0] == (-1 if mirrored else 1)
     at = np.argwhere(hole)
     expected = at + np.array([24, 12, 4])
     if mirrored:
         expected[:, 0] = 47 - at[:, 0]
     np.testing.assert_array_equal(first.of(at), expected)
-    np.testing.assert_allclose(put(filled, hole, first, spacing), truth[hole], atol=1e-3)
+    np.testing.assert_allclose(put(filled, at, first, spacing), truth[hole], atol=1e-3)
 
 
 def test_no_place_touches_what_is_not_known() -> None:
     image, part, other = texture(), box(10, 10, 12), box(25, 20, 20, side=8)
     hole = part | other
-    places = places_like(np.where(hole, 0.5, image), part, hole, np.diag([-1.0, 1.0, 1.0, 1.0]))
+    places = places_like(np.where(hole, 0.5, image), np.argwhere(part), hole, np.diag([-1.0, 1.0, 1.0, 1.0]))
     assert len(places) > 20
     assert {place.sign[0] for place in places} == {1, -1}
     for place in places:
@@ -60,8 +60,8 @@ def test_no_place_touches_what_is_not_known() -> None:
 def test_places_lie_apart_and_the_nearest_of_equal_ones_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     image, hole = texture(), box(20, 16, 14)
     monkeypatch.setattr(elsewhere, "FILL_WEIGHT", 0.0)
-    monkeypatch.setattr(elsewhere, "_unlike", lambda values, wanted, ring: 0.0)
-    plain = [p for p in places_like(image, hole, hole, np.eye(4)) if p.sign == (1, 1, 1)]
+    monkeypatch.setattr(elsewhere, "_unlike", lambda values, wanted, ring, variance: 0.0)
+    plain = [p for p in places_like(image, np.argwhere(hole), hole, np.eye(4)) if p.sign == (1, 1, 1)]
     offsets = np.array([place.offset for place in plain])
     apart = np.abs(offsets[:, None] - offsets).max(-1)[~np.eye(len(plain), dtype=bool)]
     assert apart.min() >= elsewhere.APART_MM
@@ -73,7 +73,7 @@ def test_places_lie_apart_and_the_nearest_of_equal_ones_comes_first(monkeypatch:
 def test_a_hole_as_large_as_what_is_known_has_no_place() -> None:
     hole = np.zeros(SIZE, bool)
     hole[4:-4, 4:-4, 4:-4] = True
-    assert places_like(np.where(hole, 0.5, texture()), hole, hole, np.eye(4)) == []
+    assert places_like(np.where(hole, 0.5, texture()), np.argwhere(hole), hole, np.eye(4)) == []
 
 
 def test_a_border_that_differs_by_a_ramp_moves_the_tissue_by_the_ramp() -> None:
@@ -82,7 +82,7 @@ def test_a_border_that_differs_by_a_ramp_moves_the_tissue_by_the_ramp() -> None:
     moved = image.copy()
     ramp = 0.1 + 0.01 * np.arange(18).reshape(-1, 1, 1)
     moved[22:40, 2:20, 2:20] = image[2:20, 2:20, 2:20] - ramp
-    made = put(np.where(hole, 0.0, moved), hole, Place((1, 1, 1), (20, 0, 0)), (1.0, 1.0, 1.0))
+    made = put(np.where(hole, 0.0, moved), np.argwhere(hole), Place((1, 1, 1), (20, 0, 0)), (1.0, 1.0, 1.0))
     inside = (made > moved[22:40, 2:20, 2:20].min()) & (made < image.max())  # others were limited
     np.testing.assert_allclose(made[inside], image[hole][inside], atol=2e-3)
     assert inside.mean() > 0.9
@@ -92,14 +92,60 @@ def test_nothing_is_brighter_than_what_lies_there_or_around() -> None:
     image, hole = np.ones(SIZE), box(8, 8, 8)
     image[2:20, 2:20, 2:20] = np.linspace(1, 3, 18)  # brighter at the hole's border than the place's
     image[28:34, 8:14, 8:14] += np.linspace(0, 2, 6)
-    made = put(np.where(hole, 0.0, image), hole, Place((1, 1, 1), (20, 0, 0)), (1.0, 1.0, 1.0))
+    made = put(np.where(hole, 0.0, image), np.argwhere(hole), Place((1, 1, 1), (20, 0, 0)), (1.0, 1.0, 1.0))
     assert made.max() <= 3
     assert made.min() >= 1
 
 
 def test_textures_are_not_flattened() -> None:
-    """The copy of another place has the variance of the image, not that of an average."""
-    image, hole = texture(), box(20, 16, 14, side=10)
+    """Copies of other places have the variance of the image, not that of an average."""
+    image, holes = texture(), [box(x, y, z, side=8) for x in (6, 30) for y in (6, 26) for z in (6, 22)]
+    deviations = []
+    for hole in holes:
+        filled, at = np.where(hole, image.mean(), image), np.argwhere(hole)
+        found = [put(filled, at, place, (1.0, 1.0, 1.0)) for place in places_like(filled, at, hole, np.eye(4))[:8]]
+        deviations.append(np.mean([one.std() for one in found]) / image[hole].std())
+    assert 0.8 < np.median(deviations) < 1.25
+
+
+@pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1)])
+def test_the_order_of_axes_does_not_matter(order: tuple[int, ...]) -> None:
+    image, hole = texture(size=(40, 40, 40)), np.zeros((40, 40, 40), bool)
+    hole[8:14, 16:22, 12:18] = True
     filled = np.where(hole, image.mean(), image)
-    found = [put(filled, hole, place, (1.0, 1.0, 1.0)) for place in places_like(filled, hole, hole, np.eye(4))[:8]]
-    assert np.mean([one.std() for one in found]) > 0.8 * image.std()
+    plain = places_like(filled, np.argwhere(hole), hole, np.eye(4))
+    turned_affine = np.eye(4)[:, [*order, 3]]
+    turned_hole = hole.transpose(order)
+    turned = places_like(filled.transpose(order), np.argwhere(turned_hole), turned_hole, turned_affine)
+    assert {place.sign for place in plain} == {(1, 1, 1), (-1, 1, 1)}
+    for one, other in zip(plain[:10], turned[:10], strict=True):
+        assert other.sign == tuple(one.sign[axis] for axis in order)
+        assert other.offset == tuple(one.offset[axis] for axis in order)
+
+
+def test_the_fill_says_what_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two places with the same surroundings: the one that is as bright inside as the fill is the first."""
+    monkeypatch.setattr(elsewhere, "FAR_MM", 1e6)
+    image, hole = texture(), box(8, 8, 8)
+    for low in (22, 42):
+        image[low : low + 20, :24, :24] = image[:20, :24, :24][: 48 - low]
+    image = np.concatenate([image, image[28:]])  # a place at 22, another at 42
+    hole = np.zeros(image.shape, bool)
+    hole[8:14, 8:14, 8:14] = True
+    for bright in (22, 42):
+        marked = image.copy()
+        marked[8 + bright : 14 + bright, 8:14, 8:14] += 0.5
+        filled = np.where(hole, marked[8 + bright : 14 + bright, 8:14, 8:14].mean(), marked)
+        assert places_like(filled, np.argwhere(hole), hole, np.eye(4))[0].offset == (bright, 0, 0)
+
+
+def test_places_at_the_end_of_the_reach_have_their_own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "FAR_MM", 1e6)
+    image = texture(size=(36, 120, 36))
+    hole = np.zeros(image.shape, bool)
+    hole[14:20, 30:36, 14:20] = True
+    image[4:30, 64:90, 4:30] = image[4:30, 20:46, 4:30]  # 44 voxels on
+    image[4:30, 94:120, 4:30] = image[4:30, 20:46, 4:30]  # too far away
+    places = places_like(np.where(hole, 0.5, image), np.argwhere(hole), hole, np.eye(4))
+    assert places[0] == Place((1, 1, 1), (0, 44, 0))
+    assert max(abs(place.offset[1]) for place in places) <= elsewhere.REACH_MM

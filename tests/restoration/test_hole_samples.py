@@ -28,8 +28,10 @@ AFFINE = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
 
 
 def scan(low: float = 0.0, affine: torch.Tensor = AFFINE) -> MetaTensor:
+    """Texture, and at the front air."""
     values = gaussian_filter(np.random.default_rng(0).normal(size=SIZE), 1.2)
     values = low + 400 + 150 * values / values.std()
+    values[:, -4:] = low
     return MetaTensor(torch.from_numpy(np.maximum(values, low))[None].float(), affine=affine)
 
 
@@ -50,7 +52,8 @@ def test_samples_leave_the_rest_and_are_functions_of_their_seeds() -> None:
     assert made.samples is not None
     assert alone.samples is not None
     assert torch.equal(made.samples[1], alone.samples[0])
-    assert seen[-1] == (10, 10)
+    count = 5 * int(mask.as_tensor().sum())
+    assert seen[-1] == (count, count)
     kept = mask.as_tensor()[0] == 0
     for one in (*made.samples.as_tensor(), made.image.as_tensor()[0]):
         assert torch.equal(one[kept], volume.as_tensor()[0][kept])
@@ -102,7 +105,7 @@ def test_any_scan_will_do(low: float, modality: str, spacing: tuple[float, ...])
         ({"model": small_restorer(restores="inpaint")}, "by no model. Leave model out"),
         ({"prior": "x"}, "prior is for task 'superres'"),
         ({"inpaint_mask": None}, "Give inpaint_mask"),
-        ({"samples": 5000}, "Draw 1?[0-9]+ at most, or leave samples out"),
+        ({"samples": 5000}, "Got samples 5000. Draw [0-9]+ at most, or leave samples out"),
     ],
 )
 def test_what_does_not_suit_is_refused(options: dict[str, Any], message: str) -> None:
@@ -112,13 +115,49 @@ def test_what_does_not_suit_is_refused(options: dict[str, Any], message: str) ->
         restore(volume, "inpaint", **given)
 
 
-def test_a_hole_without_an_equal_place_is_refused() -> None:
-    volume = scan()
+def test_a_scan_that_is_too_small_is_refused() -> None:
+    volume = MetaTensor(torch.rand(1, 3, 3, 3), affine=AFFINE)
     marked = torch.zeros(volume.shape)
-    marked[:, 4:-4, 4:-4, 4:-4] = 1
-    with pytest.raises(Refused, match=r"of 19712 voxels around voxel .* has 0 within 45 mm") as caught:
+    marked[:, 1, 1, 1] = 1
+    with pytest.raises(Refused, match=r"around voxel \[1, 1, 1\] there are 0 that are known") as caught:
         restore(volume, "inpaint", samples=2, inpaint_mask=MetaTensor(marked, affine=AFFINE))
     assert caught.value.code == "NO_PLACE"
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_hole_larger_than_any_place_is_filled_in_parts(flipped: bool) -> None:
+    """A rod that ends in a plate, either way round; parts join each other, samples do not know of others."""
+    volume = scan()
+    marked = torch.zeros(volume.shape)
+    marked[:, 6:34, 17:20, 14:17] = 1
+    marked[:, 34:37, 4:32, 4:28] = 1
+    marked = marked.flip(1) if flipped else marked
+    mask = MetaTensor(marked, affine=AFFINE)
+    made = restore(volume, "inpaint", samples=4, inpaint_mask=mask)
+    alone = restore(volume, "inpaint", samples=1, seed=3, inpaint_mask=mask)
+    assert made.samples is not None
+    assert alone.samples is not None
+    assert torch.equal(made.samples[3], alone.samples[0])
+    inside = marked[0].bool().numpy()
+    steps = [np.abs(np.diff(one, axis=1))[inside[:, 1:] & inside[:, :-1]] for one in made.samples.numpy()]
+    within = np.abs(np.diff(volume.numpy()[0], axis=1))
+    assert max(np.quantile(step, 0.99) for step in steps) < 1.5 * np.quantile(within, 0.99), "no seams"
+    assert min(np.median(step) for step in steps) > 0.5 * np.median(within), "no flat parts"
+
+
+def test_places_of_a_ct_are_found_by_its_soft_tissue() -> None:
+    """Air is -1000, bone 1000, tissue 40 +- 15: a copy of the surroundings is the first place."""
+    values = np.full((60, 90, 40), -1000.0)
+    grain = gaussian_filter(np.random.default_rng(1).normal(size=(50, 80, 30)), 1.5)
+    values[5:55, 5:85, 5:35] = 40 + 15 * grain / grain.std()
+    values[5:10, 5:85, 5:35] = 1000
+    values[20:45, 36:61, 8:32] = values[20:45, 10:35, 8:32]  # 26 mm away
+    volume = MetaTensor(torch.from_numpy(values)[None].float(), affine=torch.eye(4, dtype=torch.float64))
+    marked = torch.zeros(volume.shape)
+    marked[:, 30:36, 20:26, 16:22] = 1
+    made = restore(volume, "inpaint", samples=1, inpaint_mask=MetaTensor(marked, affine=volume.affine), modality="CT")
+    error = (made.image.as_tensor() - volume.as_tensor())[marked > 0]
+    assert float(error.abs().max()) < 0.5
 
 
 def test_files_of_samples(tmp_path: Path) -> None:
