@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -16,12 +17,15 @@ from scipy.ndimage import gaussian_filter
 from medgen.checks import MedgenError
 from medgen.io.convert import OutputExists
 from medgen.io.findings import Refused
+from medgen.io.nifti import write_nifti
+from medgen.restoration.batch import restore_batch
 from medgen.restoration.restore import restore
 from medgen.restoration.restore_file import restore_file
 from medgen.restoration.sampled import predictive_factor
+from medgen.restoration.scans import read_scan
 from medgen.restoration.settings import RestoreSettings
 from tests.models.test_restorer import small_restorer
-from tests.restoration.mixed_inputs import save
+from tests.restoration.mixed_inputs import save, series
 
 SIZE = (40, 36, 30)
 AFFINE = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
@@ -188,3 +192,18 @@ def test_files_of_samples(tmp_path: Path) -> None:
         restore_file(source, tmp_path / "b.nii.gz", other)
     with pytest.raises(MedgenError, match="Leave --model out"):
         RestoreSettings("inpaint", mask=mask, samples=1, model="brain-mri-inpaint")
+
+
+def test_a_series_is_derived_and_says_that_it_is_inpainted(tmp_path: Path) -> None:
+    series(tmp_path / "in" / "s", 1)
+    scan_of_series = read_scan(tmp_path / "in" / "s").volume
+    marked = torch.zeros(scan_of_series.shape, dtype=torch.uint8)
+    marked[:, 8:11, 8:11, 2:4] = 1
+    write_nifti(tmp_path / "hole.nii.gz", MetaTensor(marked, affine=scan_of_series.affine))
+    settings = RestoreSettings("inpaint", mask=tmp_path / "hole.nii.gz", samples=2, device="cpu")
+    summary = restore_batch(tmp_path / "in", tmp_path / "out", settings)
+    (row,) = summary.report["cases"]
+    assert row["status"] == "restored", row
+    assert f"samples/{row['name']}_sample-2.nii.gz" in row["outputs"]
+    made = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")), stop_before_pixels=True)
+    assert ": Inpainting by" in made.DerivationDescription
