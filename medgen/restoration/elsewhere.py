@@ -20,7 +20,7 @@ from scipy.signal import correlate
 from medgen.continuation import membrane
 from medgen.geometry import spacing_of
 
-__all__ = ["MOST", "REACH_MM", "Place", "places_like", "put"]
+__all__ = ["AIR", "MOST", "REACH_MM", "Place", "places_like", "put"]
 
 Array = NDArray[np.float64]
 Blocks = NDArray[np.float32]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medgen.continuation import CONTINUATION_MM, kriged
 from medgen.io.findings import Refused
-from medgen.restoration.elsewhere import REACH_MM, Place, places_like, put
+from medgen.restoration.elsewhere import AIR, REACH_MM, Place, places_like, put
 from medgen.restoration.restorer_tasks import Progress, Scan
 
 __all__ = ["samples_in_holes"]
@@ -41,12 +41,18 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
         ``(K, X, Y, Z)`` float32; outside of the holes the scan.
 
     Raises:
-        Refused: ``NO_PLACE``: a part with fewer places than there are to be samples.
+        Refused: ``NO_PLACE``: a part with fewer places than there are to be samples, or more marked than tissue known.
     """
     marked = hole[0].numpy()
     filled = kriged(scan.values[0].double().numpy(), marked, scan.spacing, CONTINUATION_MM)
     low, high = np.quantile(filled[~marked], ENDS)
     unit = (filled - low) / (high - low) if high > low else np.zeros_like(filled)
+    if int((unit[~marked] > AIR).sum()) < int(marked.sum()):
+        raise Refused(
+            "NO_PLACE",
+            f"restore: samples of a hole are made of the rest of the scan, where less than the {int(marked.sum())} "
+            "marked voxels are brighter than air. Mark less, or leave samples out, which gives the expected image.",
+        )
     done, steps = 0, int(marked.sum()) * (1 + len(seeds))
 
     def step(at: Index) -> None:

@@ -128,6 +128,14 @@ def test_a_scan_that_is_too_small_is_refused() -> None:
     assert caught.value.code == "NO_PLACE"
 
 
+def test_a_scan_of_which_too_little_is_left_is_refused() -> None:
+    volume = scan()
+    mask = MetaTensor((volume.as_tensor() > 0).float(), affine=AFFINE)
+    with pytest.raises(Refused, match="marked voxels are brighter than air") as caught:
+        restore(volume, "inpaint", samples=2, inpaint_mask=mask)
+    assert caught.value.code == "NO_PLACE"
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_hole_larger_than_any_place_is_filled_in_parts(flipped: bool) -> None:
     """A rod that ends in a plate, either way round; parts join each other, samples do not know of others."""
