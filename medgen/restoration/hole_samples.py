@@ -83,12 +83,12 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
 
 
 def _connected(marked: Flags) -> list[Index]:
-    """Voxels ``(N, 3)`` of each connected part, corners included; the last one first."""
+    """Voxels ``(N, 3)`` of each connected part, corners included."""
     labels, _ = ndimage.label(marked, np.ones((3, 3, 3), int))
     found = []
     for number, box in enumerate(ndimage.find_objects(labels), 1):
         found.append(np.argwhere(labels[box] == number) + [side.start for side in box])
-    return found[::-1]
+    return found
 
 
 def _halves(at: Index, spacing: tuple[float, ...]) -> tuple[Index, ...]:

@@ -63,17 +63,6 @@ class Asked:
     seeds: range
     callback: Progress | None = None
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """Of the task's own restorer."""
-        return () if self.start is None else self.start.remarks
-
-    def settings(self, drawn: PosteriorSamples) -> dict[str, Any]:
-        """For the record: those of the restorer, and how samples were drawn."""
-        names = ("sampler", "num_inference_steps", "sigma_max")
-        own = {} if self.start is None else dict(self.start.settings)
-        return own | {name: drawn.provenance[name] for name in names}
-
 
 def sampled_task(task: str, asked: Asked) -> Made:
     """What a scan may have been: one sample for each seed, their mean and deviation.
@@ -142,7 +131,8 @@ def _thinned(asked: Asked) -> tuple[Made, Tensor]:
     samples = torch.stack([consistent(one[None, None], measured, slices)[0, 0] for one in drawn.samples])
     residual = max(float((measured - slices.forward(one[None, None])).abs().max()) for one in samples)
     figures = dict(start.figures) | {"residual": residual}
-    return Made(start.mean, None, start.affine, figures, asked.remarks, asked.settings(drawn)), samples
+    how = {name: drawn.provenance[name] for name in ("sampler", "num_inference_steps", "sigma_max")}
+    return Made(start.mean, None, start.affine, figures, start.remarks, dict(start.settings) | how), samples
 
 
 def _drawn(asked: Asked, operator: Operator, measured: Tensor, start: Tensor, **how: Any) -> PosteriorSamples:

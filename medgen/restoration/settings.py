@@ -10,12 +10,12 @@ from pathlib import Path
 from medgen.checks import MedgenError, check_choice, check_positive
 from medgen.io.findings import Refused
 from medgen.models.device import resolve_device
+from medgen.models.restorer_spec import RESTORED
 
 __all__ = [
-    "GUARDS", "METHODS", "SAMPLED", "TASKS", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
+    "GUARDS", "METHODS", "SAMPLED", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
 ]  # fmt: skip
 
-TASKS = ("denoise", "superres", "inpaint", "motion", "bias")
 METHODS = ("model", "classical")
 GUARDS = ("refuse", "warn", "off")
 SAMPLED = ("denoise", "superres", "inpaint")
@@ -69,7 +69,7 @@ class RestoreSettings:
     prior: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("restore", "task", self.task, TASKS)
+        check_choice("restore", "task", self.task, RESTORED)
         check_choice("restore", "method", self.method, METHODS)
         for name, task in {"mask": "inpaint", **TASK_OF_OPTION}.items():
             if getattr(self, name) is not None and self.task != task:
