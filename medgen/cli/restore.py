@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["restore"]
 
 _LONGEST_TABLE = 40
+_LOG_SECONDS = 30.0
 _WIDEST_NAME = 48
 
 
@@ -54,7 +56,8 @@ def restore(
             min=0,
             metavar="K",
             help="For denoise, superres, inpaint: draw K images that the scan allows, NAME_sample-1.nii.gz ...; OUT is "
-            "their mean, the maps of --uncertainty are theirs. Those of inpaint are made of the rest of the scan.",
+            "their mean (0 samples give a better estimate), the maps of --uncertainty are theirs. Those of inpaint are "
+            "made of the rest of the scan.",
         ),
     ] = 0,
     seed: Annotated[
@@ -120,10 +123,6 @@ def restore(
     if not source.exists():
         raise typer.BadParameter(f"INPUT '{source}' does not exist")
     from medgen.checks import MedgenError
-    from medgen.io.convert import OutputExists
-    from medgen.restoration.batch_process import Limits
-    from medgen.restoration.batch_select import check_include, parsed_selection
-    from medgen.restoration.restore_file import is_file_output
     from medgen.restoration.settings import RestoreSettings
 
     try:
@@ -131,6 +130,14 @@ def restore(
             task, method, model, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti, guard,
             samples, seed, prior,
         )  # fmt: skip
+    except MedgenError as error:
+        raise typer.BadParameter(str(error)) from None
+    from medgen.io.convert import OutputExists  # what takes seconds to import comes after what is quickly said
+    from medgen.restoration.batch_process import Limits
+    from medgen.restoration.batch_select import check_include, parsed_selection
+    from medgen.restoration.restore_file import is_file_output
+
+    try:
         if select is not None:
             parsed_selection(select)
         check_include(include or ())
@@ -160,11 +167,14 @@ def restore(
 def _one(source: Path, output: Path, settings: RestoreSettings, limits: Limits, **how: bool) -> None:
     from medgen.restoration.restore_file import restore_file
 
-    with progress_bar("restoring") as progress:
+    log = _log()
+    with progress_bar("restoring") if log is None else _progress_logged(log) as progress:
         row = restore_file(source, output, settings, limits=limits, progress=progress, **how)
     typer.echo(f"{'kept' if row['kept'] else 'restored'}: {output}")
     for key, value in row["figures"].items():
         typer.echo(f"{key}: {value:.4g}")
+    if row["outdated"]:
+        warn(f"what '{output}' held was of another input or other settings, and was replaced.")
     for remark in row["remarks"]:
         warn(remark)
     if row["clipped"]:
@@ -187,6 +197,20 @@ def _log() -> Callable[[Mapping[str, Any]], None] | None:
         typer.echo(json.dumps(event, sort_keys=True), err=True)
 
     return write
+
+
+@contextmanager
+def _progress_logged(log: Callable[[Mapping[str, Any]], None]) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total) that writes an event, ``_LOG_SECONDS`` apart at least."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LOG_SECONDS:
+            last = time.monotonic()
+            log({"event": "progress", "done": done, "total": total})
+
+    yield tell
 
 
 @contextmanager
@@ -238,5 +262,5 @@ def _tell(summary: BatchSummary, output: Path) -> None:
     for code, texts in sorted(codes.items()):
         typer.echo(f"{code}: {shown(texts[0])}" + (f" ({len(texts) - 1} more)" if len(texts) > 1 else ""))
     typer.echo(f"report: {shown(output / 'report.json')}")
-    if summary.warning and _log() is None:  # which has it already
-        warn(summary.warning)
+    for text in summary.warnings if _log() is None else ():  # which has them already
+        warn(text)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 __all__ = [
     "CODES",

@@ -21,7 +21,15 @@ from medgen.io.convert import OutputExists, check_output, source_fingerprint
 from medgen.io.findings import ReadOptions, Refused, VolumeSource
 from medgen.io.journal import REPORT, read_json
 from medgen.io.lock import LOCK, locked
-from medgen.restoration.batch_case import Case, Row, clear_case, finished_row, own_outputs, remove_series
+from medgen.restoration.batch_case import (
+    Case,
+    Row,
+    clear_case,
+    finished_row,
+    is_outdated,
+    own_outputs,
+    remove_series,
+)  # fmt: skip
 from medgen.restoration.batch_inputs import Inputs, file_rows, found_inputs, selection_text
 from medgen.restoration.batch_process import Limits, outcomes
 from medgen.restoration.batch_select import Condition, check_include, is_own_json, parsed_selection
@@ -49,14 +57,14 @@ class BatchSummary:
         kept: scans that an earlier run had finished.
         status: 0: all that was to be restored is; 3: something was refused or failed, the rest is restored; 1: nothing
             is restored.
-        warning: what is to be said of the whole run; empty: nothing.
+        warnings: what is to be said of the whole run.
     """
 
     report: dict[str, Any]
     made: int
     kept: int
     status: int
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def restore_batch(
@@ -111,18 +119,20 @@ def restore_batch(
             raise OutputExists(f"'{folder}' is no longer empty. Add --resume to continue, or --overwrite.")
         inputs = found_inputs(source, folder, select=conditions, settle_minutes=settle_minutes, include=include)
         cases = _cases(inputs, folder, settings)
+        outdated = sum(map(is_outdated, cases.values())) if resume else 0
+        said = _warnings(inputs, outdated)
         rows = _started(folder, cases, resume)
         kept = len(rows)
         waiting = [position for position in cases if position not in rows]
         told = _Told(len(cases), progress, log)
-        told.found(inputs)
+        told.found(inputs, said)
         for position in rows:
             told.kept(cases[position])
         with closing(outcomes([cases[position] for position in waiting], jobs, limits)) as made:
             for index, row, seconds in made:  # an interruption stops the processes at once
                 rows[waiting[index]] = row
                 told.done(row, seconds)
-        summary = _summary(inputs, settings, rows, kept)
+        summary = _summary(inputs, settings, rows, kept, said)
         write_json(folder / REPORT, summary.report)
         (folder / PLAN).unlink(missing_ok=True)
     return summary
@@ -242,14 +252,14 @@ class _Told:
     def __init__(self, total: int, progress: Progress | None, log: Log | None) -> None:
         self.total, self.progress, self.log, self.count = total, progress, log, 0
 
-    def found(self, inputs: Inputs) -> None:
+    def found(self, inputs: Inputs, warnings: Sequence[str]) -> None:
         """What is known before any scan is restored."""
         if self.log is None:
             return
         for row in inputs.unread_rows():
             self.log({"event": "case", "case": row["name"], **{key: row[key] for key in row if key != "name"}})
-        if _warning(inputs):
-            self.log({"event": "warning", "reason": _warning(inputs)})
+        for reason in warnings:
+            self.log({"event": "warning", "reason": reason})
 
     def kept(self, case: Case) -> None:
         self._tell({"event": "case", "case": case.name, "status": "kept"})
@@ -266,14 +276,16 @@ class _Told:
             self.progress(self.count, self.total)
 
 
-def _summary(inputs: Inputs, settings: RestoreSettings, rows: dict[int, Row], kept: int) -> BatchSummary:
+def _summary(
+    inputs: Inputs, settings: RestoreSettings, rows: dict[int, Row], kept: int, warnings: tuple[str, ...]
+) -> BatchSummary:
     """The report has no time and no path beyond input and output: a rerun gives the same bytes."""
     files = file_rows(inputs, rows)
     cases = sorted([*rows.values(), *inputs.unread_rows()], key=lambda row: str(row["name"]))
     report: dict[str, Any] = {
         "medgen": __version__,
         "task": settings.task,
-        "method": settings.method,
+        "method": settings.made_by,
         "files": files,
         "cases": cases,
         "counts": {
@@ -286,12 +298,18 @@ def _summary(inputs: Inputs, settings: RestoreSettings, rows: dict[int, Row], ke
         report["select"] = inputs.selection
     made = sum(row["status"] == "restored" for row in cases)
     faults = any(row["status"] in ("refused", "failed") for row in (*files, *cases))
-    return BatchSummary(report, made - kept, kept, 1 if not made else 3 if faults else 0, _warning(inputs))
+    return BatchSummary(report, made - kept, kept, 1 if not made else 3 if faults else 0, warnings)
 
 
-def _warning(inputs: Inputs) -> str:
+def _warnings(inputs: Inputs, outdated: int) -> tuple[str, ...]:
     selection = inputs.selection
-    return selection_text(selection) if selection is not None and not selection["selected"] else ""
+    found = [selection_text(selection)] if selection is not None and not selection["selected"] else []
+    if outdated:
+        found.append(
+            f"--resume keeps what is of the same input and settings: {outdated} of the scans restored before are of "
+            "others, and are made anew."
+        )
+    return tuple(found)
 
 
 def _counts(rows: Iterable[Row]) -> dict[str, int]:

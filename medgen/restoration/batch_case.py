@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from medgen.restoration.scans import Scan
 
 __all__ = [
-    "Case", "DiskFault", "case_row", "clear_case", "description", "finished_row", "own_outputs", "redacted",
-    "remove_series", "run_case",
+    "Case", "DiskFault", "case_row", "clear_case", "description", "finished_row", "is_outdated", "own_outputs",
+    "redacted", "remove_series", "run_case",
 ]  # fmt: skip
 
 Row = dict[str, Any]
@@ -132,6 +132,12 @@ def finished_row(case: Case) -> Row | None:
     return row if whole else None
 
 
+def is_outdated(case: Case) -> bool:
+    """Whether an earlier run restored it from another input or with other settings."""
+    row = read_json(case.files.record).get("restored")
+    return isinstance(row, dict) and row.get("fingerprint") != case.fingerprint
+
+
 def own_outputs(record: Path) -> dict[str, str]:
     """The files that a record of a restored scan names, and their SHA-256; what is no output's name is left out."""
     row = read_json(record).get("restored")
@@ -224,7 +230,7 @@ def _row_of(case: Case) -> Row:
     told = description(case.source, case.settings.task, case.secrets)
     clipped, remarks = write_restored(case.files, scan, case.source, restored, record, mask, told)
     remarks = (*restored.remarks, *said, *remarks)
-    if case.settings.uncertainty and not _maps(case, restored):
+    if case.settings.uncertainty and not case.settings.samples and not _maps(case, restored):
         remarks = (*remarks, "this method says nothing of its expected error: there is no map of it.")
     affine = np.asarray(restored.image.affine.cpu(), dtype=np.float64)
     row = {

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.signal import correlate
+from scipy.fft import irfftn, next_fast_len, rfftn
 
 from medgen.continuation import membrane
 from medgen.geometry import spacing_of
 
-__all__ = ["AIR", "MOST", "REACH_MM", "Place", "places_like", "put"]
+__all__ = ["AIR", "MOST", "REACH_MM", "Place", "Search", "places_like", "put", "search_in"]
 
 Array = NDArray[np.float64]
 Blocks = NDArray[np.float32]
@@ -33,6 +33,7 @@ SMOOTH_MM = 6.0  # deviation of the Gaussian that leaves of a fill what is expec
 REACH_MM = 45.0  # from the hole up, down, to the front and back; from left to right all is searched
 APART_MM = 10.0  # between places
 FILL_WEIGHT = 2.0  # of the fill beside the surroundings
+BORDER_WEIGHT = 1.0  # of the voxels next to the hole beside the surroundings
 FAR_MM = 25.0  # the square of a distance over it counts as the variance of the surroundings
 AIR = 0.1
 BORDER = 2  # voxels around a hole that what is put into it is fitted to
@@ -52,74 +53,122 @@ class Place:
 
 
 @dataclass(frozen=True)
-class _Searched:
-    """Means over blocks of what is searched, with a margin of the width of the ring.
+class Search:
+    """A scan in which places of holes are searched, in blocks of about ``SEARCH_MM``; see :func:`search_in`.
+
+    The arrays of blocks have a margin of the width of the ring.
 
     Attributes:
-        values: ``(X, Y, Z)``, in the margin those at the border.
+        filled: ``(X, Y, Z)``.
+        hole: the same shape.
+        values: means over blocks; in the margin those at the border.
         smooth: the same, smoothed.
         unknown: the same shape, True = some of it is in a hole or outside of the scan.
-        part: the same shape, True = some of it is in the part of the hole that is to be filled.
-        box: around that part, with the margin.
-        step: mm of each axis.
+        factor: voxels of a block.
+        step: mm of a block.
+        margin: blocks.
         across: the axis from left to right.
         middle: of what is not air along it, in blocks.
     """
 
+    filled: Array
+    hole: Flags
     values: Blocks
     smooth: Blocks
     unknown: Flags
-    part: Flags
-    box: tuple[slice, ...]
+    factor: Index
     step: Array
+    margin: Index
     across: int
     middle: float
 
-    @property
-    def corner(self) -> Index:
-        """Where the box begins."""
-        return np.array([side.start for side in self.box])
 
-
-def places_like(filled: Array, at: Index, hole: Flags, affine: Array) -> list[Place]:
-    """Places of a scan that look like the surroundings of a hole and what is expected in it, the most alike first.
-
-    All places within ``REACH_MM`` are compared, and their mirror images from left to right, in blocks of about
-    ``SEARCH_MM``: by mean, deviation and correlation of the surroundings (a plain square distance would favour flat
-    ones), by the square distance of the smoothed tissue from the smoothed fill, and by how far away they are; from left
-    to right the distance from the middle counts, not the side.
+def search_in(filled: Array, hole: Flags, affine: Array) -> Search:
+    """A scan, made ready for :func:`places_like`.
 
     Args:
         filled: ``(X, Y, Z)``, from 0, which is air, to about 1, the bright end; with a first fill in its holes.
-        at: ``(N, 3)``, voxels of the hole, or of a part of it.
-        hole: the shape of ``filled``, True = not known; no place touches it.
+        hole: the same shape, True = not known; no place touches it.
         affine: RAS+ mm, 4x4.
+    """
+    spacing = spacing_of(affine)
+    factor = np.minimum(np.maximum(1, np.round(SEARCH_MM / spacing)).astype(int), hole.shape)
+    step = spacing * factor
+    margin = np.ceil(RING_MM / step).astype(int)
+    around = [(int(n), int(n)) for n in margin]
+    values = np.pad(_means(filled, factor, mode="edge"), around, mode="edge")
+    smooth = ndimage.gaussian_filter(values, SMOOTH_MM / step)
+    unknown = np.pad(_means(hole, factor, constant_values=1) > 0, around, constant_values=True)
+    across = int(np.argmax(np.abs(affine[0, :3])))
+    shown = np.flatnonzero((values > AIR).any(tuple(a for a in range(3) if a != across)))
+    middle = float(shown.mean()) if len(shown) else (values.shape[across] - 1) / 2
+    return Search(filled, hole, values, smooth, unknown, factor, step, margin, across, middle)
+
+
+def places_like(search: Search, at: Index) -> list[Place]:
+    """Places of a scan that look like the surroundings of a hole and what is expected in it, the most alike first.
+
+    All places within ``REACH_MM`` are compared, and their mirror images from left to right, in blocks: by mean,
+    deviation and correlation of the surroundings (a plain square distance would favour flat ones), by the square
+    distance of the smoothed tissue from the smoothed fill, and by how far away they are; from left to right the
+    distance from the middle counts, not the side. Those found are ranked by that and by the square distance of the
+    voxels next to the hole.
+
+    Args:
+        search: the scan.
+        at: ``(N, 3)``, voxels of the hole, or of a part of it.
 
     Returns:
         ``MOST`` at most, more than ``APART_MM`` from each other along an axis, or mirrored; none where nothing that is
         known is as large as the hole.
     """
-    spacing = spacing_of(affine)
-    factor = np.minimum(np.maximum(1, np.round(SEARCH_MM / spacing)).astype(int), hole.shape)
-    across = int(np.argmax(np.abs(affine[0, :3])))
-    reach = np.ceil((REACH_MM + RING_MM) / spacing).astype(int)
-    low, high = np.maximum(at.min(0) - reach, 0), np.minimum(at.max(0) + reach + 1, hole.shape)
-    low[across], high[across] = 0, hole.shape[across]
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    searched = _searched(filled[window], at - low, hole[window], factor, spacing, across)
-    found = np.stack([_scores(searched, mirrored) for mirrored in (False, True)])
-    length = factor[across] * -(-(high - low)[across] // factor[across])
-    apart = np.ceil(APART_MM / searched.step).astype(int)
+    blocks = at // search.factor + search.margin
+    low, high = blocks.min(0) - search.margin, blocks.max(0) + search.margin + 1
+    inside = np.zeros(high - low, np.float32)
+    inside[tuple((blocks - low).T)] = 1
+    reach = np.ceil(REACH_MM / search.step).astype(int)
+    first, last = np.maximum(low - reach, 0), np.minimum(high + reach, search.values.shape)
+    first[search.across], last[search.across] = 0, search.values.shape[search.across]
+    window = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    begin = low - first
+    found = _scores(search, window, inside, begin)
+    length = search.factor[search.across] * (search.values.shape[search.across] - 2 * search.margin[search.across])
+    apart = np.ceil(APART_MM / search.step).astype(int)
     places: list[Place] = []
-    while len(places) < MOST and np.isfinite(found.flat[best := int(np.argmin(found))]):
+    scores: list[float] = []
+    while len(places) < MOST and np.isfinite(score := found.flat[best := int(np.argmin(found))]):
+        scores.append(float(score))
         mirrored, *corner = (int(i) for i in np.unravel_index(best, found.shape))
         near = tuple(slice(max(0, i - n), i + n + 1) for i, n in zip(corner, apart, strict=True))
         found[mirrored][near] = np.inf
-        sign, offset = np.ones(3, int), (np.array(corner) - searched.corner) * factor
+        sign, offset = np.ones(3, int), (np.array(corner) - begin) * search.factor
         if mirrored:
-            sign[across], offset[across] = -1, length - 1 - offset[across]
+            sign[search.across], offset[search.across] = -1, length - 1 - offset[search.across]
         places.append(Place(tuple(sign.tolist()), tuple(offset.tolist())))
-    return places
+    return _ranked(search, at, places, scores)
+
+
+def _ranked(search: Search, at: Index, places: list[Place], scores: list[float]) -> list[Place]:
+    """Places by their score and by the square distance of their voxels from those that border on the part."""
+    border = _border(at, search.hole)
+    if not len(border):
+        return places
+    last = np.array(search.hole.shape) - 1
+    wanted = search.filled[tuple(border.T)]
+    there = (search.filled[tuple(np.clip(place.of(border), 0, last).T)] for place in places)
+    apart = [float(((values - wanted) ** 2).mean()) for values in there]
+    order = np.argsort(np.array(scores) + BORDER_WEIGHT * np.array(apart), kind="stable")
+    return [places[i] for i in order]
+
+
+def _border(at: Index, hole: Flags) -> Index:
+    """Known voxels next to a part of a hole, ``(N, 3)``."""
+    low, high = np.maximum(at.min(0) - BORDER, 0), np.minimum(at.max(0) + BORDER + 1, hole.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    part = np.zeros(high - low, bool)
+    part[tuple((at - low).T)] = True
+    near = ndimage.binary_dilation(part, np.ones((3, 3, 3)), BORDER) & ~hole[box]
+    return np.argwhere(near) + low
 
 
 def put(filled: Array, at: Index, place: Place, spacing: Sequence[float]) -> Array:
@@ -132,7 +181,8 @@ def put(filled: Array, at: Index, place: Place, spacing: Sequence[float]) -> Arr
         spacing: mm of each axis.
 
     Returns:
-        ``(N,)``, within the range of what lies there and of what surrounds the hole.
+        ``(N,)``, within the range of what lies there and of what surrounds the hole; where the darkest value of the
+        scan lies there, that value: the air around an extracted brain stays empty.
     """
     low, high = np.maximum(at.min(0) - BORDER, 0), np.minimum(at.max(0) + BORDER + 1, filled.shape)
     voxels = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 3)
@@ -143,28 +193,10 @@ def put(filled: Array, at: Index, place: Place, spacing: Sequence[float]) -> Arr
     inside = np.zeros(around.shape, bool)
     inside[index] = True
     made = (there + membrane(around - there, inside, spacing))[index]
-    known = np.concatenate([there[inside], around[~inside]])
-    return np.clip(made, known.min(), known.max())
-
-
-def _searched(values: Array, at: Index, hole: Flags, factor: Index, spacing: Array, across: int) -> _Searched:
-    """See :class:`_Searched`; arguments as of :func:`places_like`, in the window, ``factor`` voxels to a block."""
-    step = spacing * factor
-    margin = np.ceil(RING_MM / step).astype(int)
-    around = [(int(n), int(n)) for n in margin]
-    part = np.zeros(values.shape, bool)
-    part[tuple(at.T)] = True
-    small = np.pad(_means(values, factor, mode="edge"), around, mode="edge")
-    unknown = np.pad(_means(hole, factor, constant_values=1) > 0, around, constant_values=True)
-    inside = np.pad(_means(part, factor, constant_values=0) > 0, around)
-    shown = np.flatnonzero((small > AIR).any(tuple(a for a in range(3) if a != across)))
-    middle = float(shown.mean()) if len(shown) else (small.shape[across] - 1) / 2
-    blocks = np.argwhere(inside)
-    ends = zip(blocks.min(0) - margin, blocks.max(0) + margin + 1, strict=True)
-    box = tuple(slice(int(a), int(b)) for a, b in ends)
-    return _Searched(
-        small, ndimage.gaussian_filter(small, SMOOTH_MM / step), unknown, inside, box, step, across, middle
-    )  # fmt: skip
+    near = ndimage.binary_dilation(inside, np.ones((3, 3, 3)), BORDER) & ~inside
+    known = np.concatenate([there[inside], around[near]])
+    made, darkest = np.clip(made, known.min(), known.max()), filled.min()
+    return np.where(there[inside] > darkest, made, darkest)
 
 
 def _means(x: NDArray[np.generic], factor: Index, **outside: object) -> Blocks:
@@ -176,58 +208,76 @@ def _means(x: NDArray[np.generic], factor: Index, **outside: object) -> Blocks:
     return made
 
 
-def _scores(searched: _Searched, mirrored: bool) -> Array:
-    """How unlike each place is, by where the box begins (mirrored: in the mirrored scan); infinite: unknown."""
-    inside = searched.part[searched.box]
-    near = ndimage.distance_transform_edt(~inside, sampling=searched.step) <= RING_MM
-    ring = (near & ~searched.unknown[searched.box]).astype(np.float32)
-    values, smooth, known = (
-        np.flip(x, searched.across) if mirrored else x
-        for x in (searched.values, searched.smooth, (~searched.unknown).astype(np.float32))
+def _scores(search: Search, window: tuple[slice, ...], inside: Blocks, begin: Index) -> Array:
+    """How unlike each place is, ``(2, ...)``, by where the box of the part begins: as it is, and mirrored.
+
+    Args:
+        search: the scan.
+        window: of its blocks.
+        inside: 1 in the part, 0 around it.
+        begin: where it lies in the window.
+    """
+    values, smooth, unknown = (x[window] for x in (search.values, search.smooth, search.unknown))
+    box = tuple(slice(a, a + n) for a, n in zip(begin, inside.shape, strict=True))
+    near = ndimage.distance_transform_edt(inside == 0, sampling=search.step) <= RING_MM
+    ring = near & np.logical_not(unknown[box])
+    count, known, fill = float(inside.sum()), float(ring.sum()), inside * smooth[box]
+    mean = float(values[box][ring].mean()) if known else 0.0
+    variance = max(float(values[box][ring].var()), LEAST_VARIANCE) if known else LEAST_VARIANCE
+    size = [next_fast_len(n, real=True) for n in values.shape]
+    valid = tuple(slice(0, n - m + 1) for n, m in zip(values.shape, inside.shape, strict=True))
+
+    def total(spectrum: NDArray[np.complex64]) -> Blocks:
+        return np.asarray(irfftn(spectrum, size)[valid], np.float32)
+
+    plain, square, soft, soft_square, missing = (
+        rfftn(x, size) for x in (values, values**2, smooth, smooth**2, unknown.astype(np.float32))
     )
-    expected, pattern = searched.smooth[searched.box], inside.astype(np.float32)
-    count = pattern.sum()
-    scores = FILL_WEIGHT * (
-        _sum(smooth**2, pattern) - 2 * _sum(smooth, pattern * expected) + (pattern * expected**2).sum()
-    ) / count  # fmt: skip
-    variance = LEAST_VARIANCE
-    if ring.any():
-        variance = max(float(searched.values[searched.box][ring > 0].var()), LEAST_VARIANCE)
-        scores = scores + _unlike(values, searched.values[searched.box], ring, variance)
-    scores = scores + variance * _far(searched, scores.shape, mirrored)
-    return np.where(_sum(known, pattern) > count - 0.5, scores, np.inf)
+    scores = []
+    for mirrored in (False, True):
+        kernels = (inside, fill, ring.astype(np.float32), ring * (values[box] - mean))
+        turned = (np.flip(k, search.across) if mirrored else k for k in kernels)
+        part, expected, around, wanted = (np.conj(rfftn(k, size)) for k in turned)
+        made = FILL_WEIGHT * (total(soft_square * part - 2 * soft * expected) + (fill**2).sum()) / count
+        if known:
+            means, squares, products = (total(x) / known for x in (plain * around, square * around, plain * wanted))
+            made = made + _unlike(means, squares, products, mean, variance)
+        made = np.where(total(missing * part) < 0.5, made, np.inf)
+        made = np.flip(made, search.across) if mirrored else made
+        scores.append(made + variance * _far(search, window, inside.shape, begin, mirrored))
+    return np.stack(scores).astype(np.float64)
 
 
-def _unlike(values: Blocks, wanted: Blocks, ring: Blocks, variance: float) -> Array:
+def _unlike(means: Blocks, squares: Blocks, products: Blocks, mean: float, variance: float) -> Blocks:
     """``(m - m')^2 + (s - s')^2 + 2 s^2 (1 - r)`` with means, deviations and the correlation over a ring.
 
     The square distance with ``s^2`` (``variance``) in place of ``s s'``: the same for equal deviations.
+
+    Args:
+        means: at each place.
+        squares: the same, of the squares.
+        products: covariances with the ring of the hole.
+        mean: of the ring of the hole.
+        variance: the same.
     """
-    count = float(ring.sum())
-    mean = float((ring * wanted).sum()) / count
-    means = _sum(values, ring) / count
-    variances = np.maximum(_sum(values**2, ring) / count - means**2, LEAST_VARIANCE)
-    correlation = (_sum(values, ring * wanted) / count - means * mean) / np.sqrt(variances * variance)
+    variances = np.maximum(squares - means**2, LEAST_VARIANCE)
+    correlation = products / np.sqrt(variances * variance)
     apart = (means - mean) ** 2 + (np.sqrt(variances) - variance**0.5) ** 2
-    return np.asarray(apart + 2 * variance * (1 - np.clip(correlation, -1, 1)), np.float64)
+    return apart + 2 * variance * (1 - np.clip(correlation, -1, 1))
 
 
-def _sum(x: Blocks, weights: Blocks) -> Array:
-    """Of ``x`` times the weights, at each place that the weights fit into."""
-    return np.asarray(correlate(x, weights, "valid", "fft"), np.float64)
-
-
-def _far(searched: _Searched, shape: tuple[int, ...], mirrored: bool) -> Array:
+def _far(search: Search, window: tuple[slice, ...], shape: tuple[int, ...], begin: Index, mirrored: bool) -> Array:
     """Square of each place's distance over ``FAR_MM``; infinite beyond ``REACH_MM``."""
-    far = np.zeros(shape)
-    for axis, (count, step, side) in enumerate(zip(shape, searched.step, searched.box, strict=True)):
-        half = (side.stop - side.start - 1) / 2
-        at, own = np.arange(count) + half, side.start + half
-        if axis == searched.across:
-            at = searched.values.shape[axis] - 1 - at if mirrored else at
-            at, own = np.abs(at - searched.middle), abs(own - searched.middle)
+    counts = [side.stop - side.start - n + 1 for side, n in zip(window, shape, strict=True)]
+    far = np.zeros(counts)
+    for axis, (count, step, long) in enumerate(zip(counts, search.step, shape, strict=True)):
+        half = (long - 1) / 2
+        at, own = np.arange(count) + half, begin[axis] + half
+        if axis == search.across:
+            at = search.values.shape[axis] - 1 - at if mirrored else at
+            at, own = np.abs(at - search.middle), abs(own - search.middle)
         apart = np.abs(at - own) * step
-        if axis != searched.across:
+        if axis != search.across:
             apart[apart > REACH_MM] = np.inf
         far += ((apart / FAR_MM) ** 2).reshape([-1 if a == axis else 1 for a in range(3)])
     return far

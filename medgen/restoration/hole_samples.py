@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medgen.continuation import CONTINUATION_MM, kriged
 from medgen.io.findings import Refused
-from medgen.restoration.elsewhere import AIR, REACH_MM, Place, places_like, put
+from medgen.restoration.elsewhere import AIR, REACH_MM, Place, places_like, put, search_in
 from medgen.restoration.restorer_tasks import Progress, Scan
 
 __all__ = ["samples_in_holes"]
@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Index = NDArray[np.int_]
 ENOUGH = 16  # places; a hole with fewer is filled in parts
+LONG = 1.5  # longest side over thickness; a longer part is filled in parts
+SHORT_MM = 12.0  # longest side of a part that may be as thin as it likes
 SMALLEST_MM = 6.0  # longest side of a part that is not cut again
 ENDS = (0.001, 0.999)  # shares of the known voxels that are darker than what counts as 0 and as 1
 
@@ -28,8 +30,8 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
 
     The smooth continuation says what is expected in a hole (:mod:`medgen.restoration.elsewhere`). Sample ``seed`` takes
     the place of rank ``seed``, the most alike first, and begins anew where a hole has no more places. A hole that fits
-    into fewer than ``ENOUGH`` places is cut in two across its longest side, and again, and filled part after part;
-    what fits into more is not cut, however many samples are asked for.
+    into fewer than ``ENOUGH`` places, or is long and thin, is cut in two across its longest side, and again, and filled
+    part after part; other holes are not cut, however many samples are asked for.
 
     Args:
         scan: in any unit; what is in its holes is not looked at.
@@ -63,9 +65,12 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
 
     parts: list[tuple[Index, list[Place]]] = []
     waiting = _connected(marked)
+    search = search_in(unit, marked, scan.affine)
+    depth = ndimage.distance_transform_edt(np.pad(marked, 1), sampling=scan.spacing)[1:-1, 1:-1, 1:-1]
     while waiting:
         at = waiting.pop()
-        places = places_like(unit, at, marked, scan.affine)
+        long = _long(at, float(depth[tuple(at.T)].max()), scan.spacing)
+        places = [] if long else places_like(search, at)
         halves = _halves(at, scan.spacing) if len(places) < ENOUGH else ()
         waiting += halves
         if not halves:
@@ -91,10 +96,20 @@ def _connected(marked: Flags) -> list[Index]:
     return found
 
 
+def _long(at: Index, depth: float, spacing: tuple[float, ...]) -> bool:
+    """Whether a part is longer than ``LONG`` times its thickness: what surrounds one end says nothing of the other."""
+    return _sides(at, spacing).max() > max(SHORT_MM, LONG * 2 * depth)
+
+
+def _sides(at: Index, spacing: tuple[float, ...]) -> Array:
+    """Of a part, in mm; 0 along an axis where it has one voxel, and cannot be cut."""
+    voxels = np.ptp(at, axis=0) + 1
+    return np.where(voxels > 1, voxels * spacing, 0.0)
+
+
 def _halves(at: Index, spacing: tuple[float, ...]) -> tuple[Index, ...]:
     """The part, cut in the middle of its longest side; nothing if it is small."""
-    low, high = at.min(0), at.max(0)
-    sides = np.where(high > low, (high - low + 1) * spacing, 0)
+    low, high, sides = at.min(0), at.max(0), _sides(at, spacing)
     axis = int(np.argmax(sides))
     if sides[axis] <= SMALLEST_MM:
         return ()

@@ -231,8 +231,8 @@ def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
     if inpaint_mask.shape != volume.shape or not same_grid(volume, inpaint_mask):
         raise Refused(
             "GRIDS_DIFFER",
-            f"inpaint: inpaint_mask must lie on the image's grid. Got shape {tuple(inpaint_mask.shape[1:])} against "
-            f"{tuple(volume.shape[1:])}, or another affine. Resample the mask to the image first.",
+            f"inpaint: inpaint_mask must lie on the image's grid. Got {_grid_text(inpaint_mask)}; the image has "
+            f"{_grid_text(volume)}. Resample the mask to the image first.",
         )
     values = torch.unique(inpaint_mask.as_tensor())
     if not bool(((values == 0) | (values == 1)).all()):
@@ -253,6 +253,13 @@ def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
             f"inpaint: volume must be finite outside the hole. Got {count} voxels that are NaN or infinite. Mark them "
             "as hole too, or replace them first.",
         )
+
+
+def _grid_text(volume: MetaTensor) -> str:
+    affine = np.asarray(volume.affine.cpu(), dtype=np.float64)
+    shape = "x".join(str(int(n)) for n in volume.shape[1:])
+    rows = "; ".join(" ".join(f"{value:.6g}" for value in row) for row in affine[:3])
+    return f"{shape} voxels, affine [{rows}]"
 
 
 def surroundings(volume: MetaTensor, hole: Tensor, grid: ModelGrid) -> Surroundings:

@@ -12,7 +12,7 @@ from medgen.io.convert import OutputExists, source_fingerprint
 from medgen.io.findings import ReadOptions, Refused
 from medgen.io.lock import locked
 from medgen.io.survey import single_volume, survey
-from medgen.restoration.batch_case import Case, Row, finished_row, own_outputs
+from medgen.restoration.batch_case import Case, Row, finished_row, is_outdated, own_outputs
 from medgen.restoration.batch_inputs import secrets_of
 from medgen.restoration.batch_process import Limits, outcomes
 from medgen.restoration.batch_select import is_own_json
@@ -54,7 +54,8 @@ def restore_file(
         progress: called with (steps done, steps); never where there are limits, which need another process.
 
     Returns:
-        What was done, as the row of :mod:`medgen.restoration.batch_case`; ``kept`` is true where it was done before.
+        What was done, as the row of :mod:`medgen.restoration.batch_case`; ``kept`` is true where it was done before,
+        ``outdated`` where it had been done from another input or with other settings.
 
     Raises:
         MedgenError: the scan cannot be restored, or the output must not or cannot be written; the text begins with a
@@ -92,14 +93,14 @@ def _check_target(target: Path, stem: str, resume: bool, overwrite: bool) -> Non
 
 
 def _kept_or_made(case: Case, limits: Limits, resume: bool) -> Row:
-    row = finished_row(case) if resume else None
+    row, outdated = (finished_row(case), is_outdated(case)) if resume else (None, False)
     if row is not None:
-        return {**row, "kept": True}
+        return {**row, "kept": True, "outdated": False}
     earlier = own_outputs(case.files.record)
     made = _made(case, limits)
     for name in set(earlier) - set(made["outputs"]):  # maps that this run does not make
         (case.root / name).unlink(missing_ok=True)
-    return {**made, "kept": False}
+    return {**made, "kept": False, "outdated": outdated}
 
 
 def _made(case: Case, limits: Limits) -> Row:

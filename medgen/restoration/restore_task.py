@@ -32,6 +32,7 @@ __all__ = ["Task", "loaded_restorer", "restore_task"]
 
 ENOUGH = 4
 FEW = f"the interval of fewer than {ENOUGH} samples says little: it is wide, and its width is chance."
+ONE = f"one sample has no deviation and no interval: there is no map of them. Draw {ENOUGH} or more."
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Task:
     @property
     def remarks(self) -> tuple[str, ...]:
         """On what is asked for."""
-        return (FEW,) if self.interval and 1 < self.samples < ENOUGH else ()
+        if not self.interval or not 0 < self.samples < ENOUGH:
+            return ()
+        return (FEW if self.samples > 1 else ONE,)
 
     @property
     def options(self) -> dict[str, Any]:

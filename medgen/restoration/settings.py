@@ -101,6 +101,11 @@ class RestoreSettings:
         """Whether the rest of the scan is all that is needed."""
         return self.samples > 0 and self.task == "inpaint"
 
+    @property
+    def made_by(self) -> str:
+        """``model``, ``classical``, or ``scan``: samples of holes are made of the rest of the scan."""
+        return "scan" if self._of_the_scan else self.method
+
     def _check_samples(self) -> None:
         if self.samples < 0 or self.seed < 0:
             raise MedgenError(
@@ -108,7 +113,7 @@ class RestoreSettings:
             )
         if not self.samples and (self.prior is not None or self.seed):
             given = "--prior goes" if self.prior is not None else "--seed goes"
-            raise MedgenError(f"restore: {given} with --samples. Leave it out.")
+            raise MedgenError(f"restore: {given} with --samples of 1 or more. Leave it out.")
         if not self.samples:
             return
         if self.task not in SAMPLED:
@@ -130,6 +135,10 @@ class RestoreSettings:
             raise MedgenError(
                 f"restore: there is no classical method for task '{self.task}', but for {', '.join(CLASSICAL)}. Give "
                 "--model FOLDER instead."
+            )
+        if self.samples and self.task == "inpaint":
+            raise MedgenError(
+                "restore: --samples of task 'inpaint' are made of the rest of the scan. Leave --method classical out."
             )
         for name in ("model", "slice_profile", "samples"):
             if getattr(self, name):

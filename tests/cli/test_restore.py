@@ -61,6 +61,23 @@ def test_one_file(tmp_path: Path) -> None:
     assert "error: NOTHING_TO_DO: " in result.stderr
 
 
+def test_progress_of_one_file_is_logged_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medgen.cli.restore._LOG_SECONDS", 0.0)
+    source = save(tmp_path / "a.nii.gz", image(1))
+    marked = np.zeros(image(1).shape, np.uint8)
+    marked[8:11, 8:11, 3:5] = 1
+    mask = save(tmp_path / "hole.nii.gz", marked)
+    options = ["--task", "inpaint", "--mask", mask, "--samples", "1", "--uncertainty"]
+    result = CliRunner().invoke(app, ["restore", str(source), "-o", str(tmp_path / "b.nii.gz"), *map(str, options)])
+    assert result.exit_code == 0, result.output
+    *events, remark = result.stderr.splitlines()
+    assert json.loads(events[-1]) == {"event": "progress", "done": 36, "total": 36}
+    assert remark.startswith("medgen: warning: one sample has no deviation")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["restore", str(source), "-o", str(out), *map(str, options)])
+    assert json.loads((out / "report.json").read_text())["method"] == "scan"
+
+
 def test_readme_has_every_field_status_and_code(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     section = readme.split("### Unattended runs")[1].split("\n## ")[0]

@@ -171,7 +171,10 @@ def test_resume_keeps_what_is_whole(mixed: Path, want: Path, tmp_path: Path) -> 
     assert [event["status"] for event in logged].count("kept") == 3
     assert files_of(out) == files_of(want)
     other = RestoreSettings("denoise", "classical", noise_level=0.02)
-    assert restore_batch(mixed, out, other, resume=True).kept == 0
+    assert summary.warnings == ()
+    changed = restore_batch(mixed, out, other, resume=True)
+    assert changed.kept == 0
+    assert "6 of the scans restored before are of others, and are made anew" in changed.warnings[0]
 
 
 def killed(source: Path, out: Path, seconds: float, *more: str) -> int:

@@ -44,7 +44,7 @@ def test_selection(tmp_path: Path) -> None:
     told = states(summary)
     assert {told[f"b/IM{n:04d}"] for n in range(1, 7)} == {"NOT_SELECTED"} == {told["c.nii.gz"]}
     assert summary.made == 1
-    assert summary.warning == ""
+    assert summary.warnings == ()
     for wrong in ("", "Modality", "Nonsense=1", "SeriesDescription~'a", "Modality<3"):
         with pytest.raises(MedgenError, match="--select"):
             parsed_selection(wrong)
@@ -61,8 +61,9 @@ def test_selection_that_holds_for_nothing_says_which_condition(tmp_path: Path) -
         "--select holds for none of 2 DICOM volumes: Modality holds for 2, SeriesDescription holds for 1, PatientID "
         "holds for 0. "
     )
-    assert summary.warning.startswith(want)
-    assert logged == [{"event": "warning", "reason": summary.warning}]
+    (text,) = summary.warnings
+    assert text.startswith(want)
+    assert logged == [{"event": "warning", "reason": text}]
     assert (summary.status, summary.report["select"]["selected"]) == (1, 0)
 
 

@@ -55,6 +55,13 @@ def test_each_refusal_of_a_model_has_its_code(code: str, model: dict[str, Any], 
     assert code in CODES
 
 
+def test_both_grids_are_named() -> None:
+    moved = hole()
+    moved.affine[0, 3] += 1
+    with pytest.raises(Refused, match=r"Got 20x22x8 voxels, affine \[.*; the image has 20x22x8 voxels, affine \["):
+        restore(scan(), "inpaint", small_restorer(restores="inpaint"), inpaint_mask=moved)
+
+
 def test_modality_without_a_model() -> None:
     with pytest.raises(Refused, match=r"^NO_MODEL: "):
         default_model("superres", "CT")

@@ -7,9 +7,13 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medgen.restoration import elsewhere
-from medgen.restoration.elsewhere import Place, places_like, put
+from medgen.restoration.elsewhere import Place, put
 
 SIZE = (48, 40, 36)
+
+
+def found_in(filled: np.ndarray, at: np.ndarray, hole: np.ndarray, affine: np.ndarray) -> list[Place]:
+    return elsewhere.places_like(elsewhere.search_in(filled, hole, affine), at)
 
 
 def texture(seed: int = 0, size: tuple[int, ...] = SIZE) -> np.ndarray:
@@ -34,7 +38,7 @@ def test_a_copy_of_the_surroundings_is_found_and_fills_the_hole(
     image[moved] = image[around][::-1] if mirrored else image[around]
     truth = image.copy()
     filled = np.where(hole, 0.5, image)
-    first = places_like(filled, np.argwhere(hole), hole, np.diag([*spacing, 1.0]))[0]
+    first = found_in(filled, np.argwhere(hole), hole, np.diag([*spacing, 1.0]))[0]
     assert first.sign[0] == (-1 if mirrored else 1)
     at = np.argwhere(hole)
     expected = at + np.array([24, 12, 4])
@@ -47,7 +51,7 @@ def test_a_copy_of_the_surroundings_is_found_and_fills_the_hole(
 def test_no_place_touches_what_is_not_known() -> None:
     image, part, other = texture(), box(10, 10, 12), box(25, 20, 20, side=8)
     hole = part | other
-    places = places_like(np.where(hole, 0.5, image), np.argwhere(part), hole, np.diag([-1.0, 1.0, 1.0, 1.0]))
+    places = found_in(np.where(hole, 0.5, image), np.argwhere(part), hole, np.diag([-1.0, 1.0, 1.0, 1.0]))
     assert len(places) > 20
     assert {place.sign[0] for place in places} == {1, -1}
     for place in places:
@@ -60,8 +64,9 @@ def test_no_place_touches_what_is_not_known() -> None:
 def test_places_lie_apart_and_the_nearest_of_equal_ones_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     image, hole = texture(), box(20, 16, 14)
     monkeypatch.setattr(elsewhere, "FILL_WEIGHT", 0.0)
-    monkeypatch.setattr(elsewhere, "_unlike", lambda values, wanted, ring, variance: 0.0)
-    plain = [p for p in places_like(image, np.argwhere(hole), hole, np.eye(4)) if p.sign == (1, 1, 1)]
+    monkeypatch.setattr(elsewhere, "_unlike", lambda *_: 0.0)
+    monkeypatch.setattr(elsewhere, "BORDER_WEIGHT", 0.0)
+    plain = [p for p in found_in(image, np.argwhere(hole), hole, np.eye(4)) if p.sign == (1, 1, 1)]
     offsets = np.array([place.offset for place in plain])
     apart = np.abs(offsets[:, None] - offsets).max(-1)[~np.eye(len(plain), dtype=bool)]
     assert apart.min() >= elsewhere.APART_MM
@@ -73,7 +78,7 @@ def test_places_lie_apart_and_the_nearest_of_equal_ones_comes_first(monkeypatch:
 def test_a_hole_as_large_as_what_is_known_has_no_place() -> None:
     hole = np.zeros(SIZE, bool)
     hole[4:-4, 4:-4, 4:-4] = True
-    assert places_like(np.where(hole, 0.5, texture()), np.argwhere(hole), hole, np.eye(4)) == []
+    assert found_in(np.where(hole, 0.5, texture()), np.argwhere(hole), hole, np.eye(4)) == []
 
 
 def test_a_border_that_differs_by_a_ramp_moves_the_tissue_by_the_ramp() -> None:
@@ -103,9 +108,32 @@ def test_textures_are_not_flattened() -> None:
     deviations = []
     for hole in holes:
         filled, at = np.where(hole, image.mean(), image), np.argwhere(hole)
-        found = [put(filled, at, place, (1.0, 1.0, 1.0)) for place in places_like(filled, at, hole, np.eye(4))[:8]]
+        found = [put(filled, at, place, (1.0, 1.0, 1.0)) for place in found_in(filled, at, hole, np.eye(4))[:8]]
         deviations.append(np.mean([one.std() for one in found]) / image[hole].std())
     assert 0.8 < np.median(deviations) < 1.25
+
+
+def test_what_fits_the_border_best_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two copies of the surroundings in blocks: one is the same by voxel, the other has them in another order."""
+    monkeypatch.setattr(elsewhere, "FAR_MM", 1e6)
+    image, hole = texture(), box(8, 8, 8)
+    for low in (14, 28):
+        image[low + 2 : low + 18, 2:20, 2:20] = image[2:18, 2:20, 2:20]
+    for shuffled, same in ((14, 28), (28, 14)):
+        filled = np.where(hole, image.mean(), image)
+        part = filled[shuffled + 2 : shuffled + 18, 2:20, 2:20]
+        blocks = part.reshape(8, 2, 9, 2, 9, 2).copy()
+        part[:] = blocks[:, ::-1, :, ::-1, :, ::-1].reshape(part.shape)
+        assert found_in(filled, np.argwhere(hole), hole, np.eye(4))[0] == Place((1, 1, 1), (same, 0, 0))
+
+
+def test_air_stays_empty() -> None:
+    image, hole = np.maximum(texture(), 0.05), box(8, 8, 8)
+    image[30:] = 0  # there is air in one half of the place
+    made = put(np.where(hole, 0.5, image), np.argwhere(hole), Place((1, 1, 1), (19, 0, 0)), (1.0, 1.0, 1.0))
+    made = made.reshape(6, 6, 6)
+    assert (made[3:] == 0).all()
+    assert (made[:3] > 0).all()
 
 
 @pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1)])
@@ -113,10 +141,10 @@ def test_the_order_of_axes_does_not_matter(order: tuple[int, ...]) -> None:
     image, hole = texture(size=(40, 40, 40)), np.zeros((40, 40, 40), bool)
     hole[8:14, 16:22, 12:18] = True
     filled = np.where(hole, image.mean(), image)
-    plain = places_like(filled, np.argwhere(hole), hole, np.eye(4))
+    plain = found_in(filled, np.argwhere(hole), hole, np.eye(4))
     turned_affine = np.eye(4)[:, [*order, 3]]
     turned_hole = hole.transpose(order)
-    turned = places_like(filled.transpose(order), np.argwhere(turned_hole), turned_hole, turned_affine)
+    turned = found_in(filled.transpose(order), np.argwhere(turned_hole), turned_hole, turned_affine)
     assert {place.sign for place in plain} == {(1, 1, 1), (-1, 1, 1)}
     for one, other in zip(plain[:10], turned[:10], strict=True):
         assert other.sign == tuple(one.sign[axis] for axis in order)
@@ -136,7 +164,7 @@ def test_the_fill_says_what_is_expected(monkeypatch: pytest.MonkeyPatch) -> None
         marked = image.copy()
         marked[8 + bright : 14 + bright, 8:14, 8:14] += 0.5
         filled = np.where(hole, marked[8 + bright : 14 + bright, 8:14, 8:14].mean(), marked)
-        assert places_like(filled, np.argwhere(hole), hole, np.eye(4))[0].offset == (bright, 0, 0)
+        assert found_in(filled, np.argwhere(hole), hole, np.eye(4))[0].offset == (bright, 0, 0)
 
 
 def test_places_at_the_end_of_the_reach_have_their_own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +174,6 @@ def test_places_at_the_end_of_the_reach_have_their_own_surroundings(monkeypatch:
     hole[14:20, 30:36, 14:20] = True
     image[4:30, 64:90, 4:30] = image[4:30, 20:46, 4:30]  # 44 voxels on
     image[4:30, 94:120, 4:30] = image[4:30, 20:46, 4:30]  # too far away
-    places = places_like(np.where(hole, 0.5, image), np.argwhere(hole), hole, np.eye(4))
+    places = found_in(np.where(hole, 0.5, image), np.argwhere(hole), hole, np.eye(4))
     assert places[0] == Place((1, 1, 1), (0, 44, 0))
     assert max(abs(place.offset[1]) for place in places) <= elsewhere.REACH_MM

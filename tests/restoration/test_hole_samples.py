@@ -73,6 +73,9 @@ def test_samples_leave_the_rest_and_are_functions_of_their_seeds() -> None:
     assert made.remarks == ()
     few = restore(volume, "inpaint", samples=2, inpaint_mask=mask)
     assert few.remarks[0].startswith("the interval of fewer than 4 samples")
+    one = restore(volume, "inpaint", samples=1, inpaint_mask=mask)
+    assert one.std is None
+    assert one.remarks[0].startswith("one sample has no deviation and no interval")
 
 
 def test_samples_are_as_sharp_as_the_scan() -> None:
@@ -157,6 +160,21 @@ def test_a_hole_larger_than_any_place_is_filled_in_parts(flipped: bool) -> None:
     assert min(np.median(step) for step in steps) > 0.5 * np.median(within), "no flat parts"
 
 
+@pytest.mark.parametrize(("length", "side", "parts"), [(24, 2, 2), (12, 2, 1), (14, 10, 1)])
+def test_a_long_thin_hole_is_filled_in_parts(length: int, side: int, parts: int) -> None:
+    volume, seen = scan(), []
+    mask = torch.zeros(volume.shape)
+    mask[:, 8 : 8 + length, 8 : 8 + side, 8 : 8 + side] = 1
+    restore(
+        volume,
+        "inpaint",
+        samples=1,
+        inpaint_mask=MetaTensor(mask, affine=volume.affine),
+        callback=lambda *step: seen.append(step),
+    )
+    assert len(seen) == 2 * parts
+
+
 def test_places_of_a_ct_are_found_by_its_soft_tissue() -> None:
     """Air is -1000, bone 1000, tissue 40 +- 15: a copy of the surroundings is the first place."""
     values = np.full((60, 90, 40), -1000.0)
@@ -195,6 +213,7 @@ def test_files_of_samples(tmp_path: Path) -> None:
     other = RestoreSettings("inpaint", mask=mask, samples=1, seed=2, device="cpu")
     again = restore_file(source, tmp_path / "b.nii.gz", other, resume=True)
     assert not again["kept"], "another seed is another result"
+    assert again["outdated"]
     assert not (tmp_path / "b_sample-2.nii.gz").exists()
     with pytest.raises(OutputExists):
         restore_file(source, tmp_path / "b.nii.gz", other)
