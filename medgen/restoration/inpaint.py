@@ -258,7 +258,7 @@ def check_hole(volume: MetaTensor, inpaint_mask: MetaTensor) -> None:
 def _grid_text(volume: MetaTensor) -> str:
     affine = np.asarray(volume.affine.cpu(), dtype=np.float64)
     shape = "x".join(str(int(n)) for n in volume.shape[1:])
-    rows = "; ".join(" ".join(f"{value:.6g}" for value in row) for row in affine[:3])
+    rows = "; ".join(" ".join(f"{value + 0.0:.6g}" for value in row) for row in affine[:3])
     return f"{shape} voxels, affine [{rows}]"
 
 
