@@ -69,7 +69,10 @@ def restore(
     ] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="For inpaint, on the scan's grid: 0 = keep, else fill. NIfTI or DICOM SEG."),
+        typer.Option(
+            metavar="FILE",
+            help="For inpaint, on the scan's grid: 0 = keep, one other value = fill. NIfTI or DICOM SEG.",
+        ),
     ] = None,
     noise_level: Annotated[
         float | None,
@@ -122,28 +125,23 @@ def restore(
     """
     if not source.exists():
         raise typer.BadParameter(f"INPUT '{source}' does not exist")
-    from medgen.checks import MedgenError
     from medgen.restoration.settings import RestoreSettings
 
-    try:
+    with _usage_errors():
         settings = RestoreSettings(
             task, method, model, uncertainty, mask, noise_level, target_spacing, slice_profile, device, nifti, guard,
             samples, seed, prior,
         )  # fmt: skip
-    except MedgenError as error:
-        raise typer.BadParameter(str(error)) from None
-    from medgen.io.convert import OutputExists  # what takes seconds to import comes after what is quickly said
+    from medgen.io.convert import OutputExists  # what takes seconds to import comes after what is told without it
     from medgen.restoration.batch_process import Limits
     from medgen.restoration.batch_select import check_include, parsed_selection
     from medgen.restoration.restore_file import is_file_output
 
-    try:
+    with _usage_errors():
         if select is not None:
             parsed_selection(select)
         check_include(include or ())
         limits = Limits(timeout, None if max_memory is None else int(max_memory * 2**30))
-    except MedgenError as error:
-        raise typer.BadParameter(str(error)) from None
     try:
         with _quiet():
             if is_file_output(output):
@@ -228,6 +226,17 @@ def _errors_logged() -> Iterator[None]:
         if log is not None:
             log({"event": "error", "reason": error.strerror if isinstance(error, OSError) else str(error)})
         raise
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Wrong options, told as such."""
+    from medgen.checks import MedgenError
+
+    try:
+        yield
+    except MedgenError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @contextmanager

@@ -29,6 +29,7 @@ DERIVATIONS = {
     "denoised": Code("denoised", "99MEDGEN", "Noise reduction by a model"),
     "restored": Code("restored", "99MEDGEN", "Image restoration by a model"),
     "inpainted": Code("inpainted", "99MEDGEN", "Inpainting by a generative model"),
+    "patched": Code("patched", "99MEDGEN", "Inpainting with tissue from elsewhere in the scan"),
     "generated": Code("generated", "99MEDGEN", "Generation by a generative model"),
     "resampled": Code("113085", "DCM", "Spatial resampling"),
     "smoothed": Code("113087", "DCM", "Smoothing"),

@@ -133,6 +133,7 @@ def restore_batch(
                 rows[waiting[index]] = row
                 told.done(row, seconds)
         summary = _summary(inputs, settings, rows, kept, said)
+        _remove_empty(folder)
         write_json(folder / REPORT, summary.report)
         (folder / PLAN).unlink(missing_ok=True)
     return summary
@@ -241,6 +242,10 @@ def _remove_earlier(folder: Path) -> None:
         for name in own_outputs(record):
             (folder / name).unlink(missing_ok=True)
         record.unlink(missing_ok=True)
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
     for name in (MAP_FOLDER, SAMPLE_FOLDER):
         if (folder / name).is_dir() and not any((folder / name).iterdir()):
             (folder / name).rmdir()
@@ -306,8 +311,8 @@ def _warnings(inputs: Inputs, outdated: int) -> tuple[str, ...]:
     found = [selection_text(selection)] if selection is not None and not selection["selected"] else []
     if outdated:
         found.append(
-            f"--resume keeps what is of the same input and settings: {outdated} of the scans restored before are of "
-            "others, and are made anew."
+            f"--resume keeps what was restored from the same input with the same settings; {outdated} of the earlier "
+            "results were not, and are removed and restored anew."
         )
     return tuple(found)
 

@@ -119,8 +119,8 @@ def case_row(case: Case, status: str, code: str, reason: str) -> Row:
 
 def finished_row(case: Case) -> Row | None:
     """The row of a scan that an earlier run restored from the same input, if all its files are as they were written."""
-    row = read_json(case.files.record).get("restored")
-    if not isinstance(row, dict) or row.get("fingerprint") != case.fingerprint:
+    row = _row_on_record(case)
+    if row.get("fingerprint") != case.fingerprint:
         return None
     outputs = own_outputs(case.files.record)
     if not outputs or len(outputs) != len(row["outputs"]):
@@ -134,8 +134,14 @@ def finished_row(case: Case) -> Row | None:
 
 def is_outdated(case: Case) -> bool:
     """Whether an earlier run restored it from another input or with other settings."""
+    row = _row_on_record(case)
+    return bool(row) and row.get("fingerprint") != case.fingerprint
+
+
+def _row_on_record(case: Case) -> Row:
+    """What an earlier run wrote into the record; empty: nothing."""
     row = read_json(case.files.record).get("restored")
-    return isinstance(row, dict) and row.get("fingerprint") != case.fingerprint
+    return row if isinstance(row, dict) else {}
 
 
 def own_outputs(record: Path) -> dict[str, str]:

@@ -20,9 +20,10 @@ from medgen.checks import MedgenError, check_choice
 from medgen.geometry import spacing_of
 from medgen.io.findings import Refused
 from medgen.restoration.restored import Restored
+from medgen.restoration.settings import CLASSICAL
 from medgen.restoration.thick_slices import fine_affine, thick_axis
 
-__all__ = ["CLASSICAL", "restore_classical"]
+__all__ = ["restore_classical"]
 
 Array = NDArray[np.float32]
 _PATCH = {"patch_size": 5, "patch_distance": 3}
@@ -65,7 +66,7 @@ def restore_classical(
     values = volume.as_tensor().cpu().float().numpy()[0]
     affine = np.asarray(volume.affine.cpu(), dtype=np.float64)
     options = {"hole": inpaint_mask, "noise_level": noise_level, "target_spacing": target_spacing, "volume": volume}
-    method, work = CLASSICAL[task]
+    method, work = _WORK[task]
     made, affine, figures = work(values, affine, options)
     provenance = {
         "method": method,
@@ -174,7 +175,7 @@ def _continued(values: Array, affine: NDArray[np.float64], options: dict[str, An
     return made, affine, {"regenerated_share": float(hole.mean())}
 
 
-CLASSICAL: dict[str, tuple[str, Callable[[Array, NDArray[np.float64], dict[str, Any]], Made]]] = {
+_WORK: dict[str, tuple[str, Callable[[Array, NDArray[np.float64], dict[str, Any]], Made]]] = {
     "denoise": ("non-local means", _non_local_means),
     "bias": ("N4", _n4),
     "superres": ("cubic B-spline", _spline),

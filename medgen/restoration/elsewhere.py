@@ -5,6 +5,8 @@ and the folds that belong there. A sample is the tissue of another place, moved 
 ``u + membrane(y - u)``, with ``u`` the other place and ``y`` the scan. That is conditional simulation by residuals
 (Journel & Huijbregts 1978, "Mining geostatistics", VII.A; Hoffman & Ribak 1991, ApJ 380, L5, equation 3) with the
 harmonic continuation as the expectation, and equals seamless cloning (Perez et al. 2003, ACM TOG 22, equation 4).
+Places are found as in exemplar-based inpainting (Criminisi et al. 2004, IEEE TIP 13, section III), the whole hole at
+once, by normalised cross-correlation.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from scipy.fft import irfftn, next_fast_len, rfftn
 from medgen.continuation import membrane
 from medgen.geometry import spacing_of
 
-__all__ = ["AIR", "MOST", "REACH_MM", "Place", "Search", "places_like", "put", "search_in"]
+__all__ = ["AIR", "MOST", "REACH_MM", "Place", "Search", "air_of", "places_like", "put", "search_in"]
 
 Array = NDArray[np.float64]
 Blocks = NDArray[np.float32]
@@ -37,7 +39,9 @@ BORDER_WEIGHT = 1.0  # of the voxels next to the hole beside the surroundings
 FAR_MM = 25.0  # the square of a distance over it counts as the variance of the surroundings
 AIR = 0.1
 BORDER = 2  # voxels around a hole that what is put into it is fitted to
-LEAST_VARIANCE = 1e-6
+LEAST_VARIANCE = 1e-6  # single precision says nothing of less
+SHORT = 16  # blocks along an axis; a shorter axis has no block that is not full
+RANGE = (-1.0, 2.0)  # what is darker or brighter is compared as if it were this
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,19 @@ class Place:
 class Search:
     """A scan in which places of holes are searched, in blocks of about ``SEARCH_MM``; see :func:`search_in`.
 
-    The arrays of blocks have a margin of the width of the ring.
+    The arrays of blocks, ``(A, B, C)``, have a margin of the width of the ring on each side.
 
     Attributes:
-        filled: ``(X, Y, Z)``.
-        hole: the same shape.
-        values: means over blocks; in the margin those at the border.
-        smooth: the same, smoothed.
-        unknown: the same shape, True = some of it is in a hole or outside of the scan.
-        factor: voxels of a block.
-        step: mm of a block.
-        margin: blocks.
+        filled: ``(X, Y, Z)``, air 0, the bright end about 1.
+        hole: ``(X, Y, Z)``, True = not known.
+        values: ``(A, B, C)``, means over blocks; in the margin those at the border.
+        smooth: ``(A, B, C)``, ``values`` smoothed.
+        unknown: ``(A, B, C)``, True = some of the block is in a hole or outside of the scan.
+        factor: ``(3,)``, voxels of a block along each axis.
+        step: ``(3,)``, mm of a block.
+        margin: ``(3,)``, blocks.
         across: the axis from left to right.
-        middle: of what is not air along it, in blocks.
+        middle: of what is not air along it, in blocks, those of the margin counted.
     """
 
     filled: Array
@@ -90,19 +94,31 @@ def search_in(filled: Array, hole: Flags, affine: Array) -> Search:
         filled: ``(X, Y, Z)``, from 0, which is air, to about 1, the bright end; with a first fill in its holes.
         hole: the same shape, True = not known; no place touches it.
         affine: RAS+ mm, 4x4.
+
+    Returns:
+        What all holes of the scan share.
     """
     spacing = spacing_of(affine)
-    factor = np.minimum(np.maximum(1, np.round(SEARCH_MM / spacing)).astype(int), hole.shape)
+    factor = np.array([_factor(size, step) for size, step in zip(hole.shape, spacing, strict=True)])
     step = spacing * factor
     margin = np.ceil(RING_MM / step).astype(int)
     around = [(int(n), int(n)) for n in margin]
-    values = np.pad(_means(filled, factor, mode="edge"), around, mode="edge")
+    means = _means(np.clip(filled, *RANGE), factor, mode="edge")
+    across = int(np.argmax(np.abs(affine[0, :3]) / spacing))
+    shown = np.flatnonzero((means > AIR).any(tuple(a for a in range(3) if a != across)))
+    middle = float(shown.mean()) if len(shown) else (means.shape[across] - 1) / 2
+    values = np.pad(means, around, mode="edge")
     smooth = ndimage.gaussian_filter(values, SMOOTH_MM / step)
     unknown = np.pad(_means(hole, factor, constant_values=1) > 0, around, constant_values=True)
-    across = int(np.argmax(np.abs(affine[0, :3])))
-    shown = np.flatnonzero((values > AIR).any(tuple(a for a in range(3) if a != across)))
-    middle = float(shown.mean()) if len(shown) else (values.shape[across] - 1) / 2
-    return Search(filled, hole, values, smooth, unknown, factor, step, margin, across, middle)
+    return Search(filled, hole, values, smooth, unknown, factor, step, margin, across, middle + int(margin[across]))
+
+
+def _factor(size: int, step: float) -> int:
+    """Voxels of a block along an axis; of a short one a divisor of its size: what is left over counts as unknown."""
+    most = min(max(1, round(SEARCH_MM / step)), size)
+    if size >= SHORT * most:
+        return most
+    return max(n for n in range(1, most + 1) if size % n == 0)
 
 
 def places_like(search: Search, at: Index) -> list[Place]:
@@ -150,28 +166,28 @@ def places_like(search: Search, at: Index) -> list[Place]:
 
 def _ranked(search: Search, at: Index, places: list[Place], scores: list[float]) -> list[Place]:
     """Places by their score and by the square distance of their voxels from those that border on the part."""
-    border = _border(at, search.hole)
-    if not len(border):
+    low, _, border = _near(at, search.hole.shape)
+    voxels = np.argwhere(border) + low
+    voxels = voxels[~search.hole[tuple(voxels.T)]]
+    if not len(voxels):
         return places
     last = np.array(search.hole.shape) - 1
-    wanted = search.filled[tuple(border.T)]
-    there = (search.filled[tuple(np.clip(place.of(border), 0, last).T)] for place in places)
+    wanted = search.filled[tuple(voxels.T)]
+    there = (search.filled[tuple(np.clip(place.of(voxels), 0, last).T)] for place in places)
     apart = [float(((values - wanted) ** 2).mean()) for values in there]
     order = np.argsort(np.array(scores) + BORDER_WEIGHT * np.array(apart), kind="stable")
     return [places[i] for i in order]
 
 
-def _border(at: Index, hole: Flags) -> Index:
-    """Known voxels next to a part of a hole, ``(N, 3)``."""
-    low, high = np.maximum(at.min(0) - BORDER, 0), np.minimum(at.max(0) + BORDER + 1, hole.shape)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+def _near(at: Index, shape: tuple[int, ...]) -> tuple[Index, Flags, Flags]:
+    """A box around a part: where it begins, and in it the part and the ``BORDER`` voxels around it."""
+    low, high = np.maximum(at.min(0) - BORDER, 0), np.minimum(at.max(0) + BORDER + 1, shape)
     part = np.zeros(high - low, bool)
     part[tuple((at - low).T)] = True
-    near = ndimage.binary_dilation(part, np.ones((3, 3, 3)), BORDER) & ~hole[box]
-    return np.argwhere(near) + low
+    return low, part, ndimage.binary_dilation(part, np.ones((3, 3, 3)), BORDER) & ~part
 
 
-def put(filled: Array, at: Index, place: Place, spacing: Sequence[float]) -> Array:
+def put(filled: Array, at: Index, place: Place, spacing: Sequence[float], air: Flags) -> Array:
     """What lies at a place, fitted into a hole.
 
     Args:
@@ -179,24 +195,36 @@ def put(filled: Array, at: Index, place: Place, spacing: Sequence[float]) -> Arr
         at: ``(N, 3)``, voxels of the hole, or of a part of it.
         place: see :func:`places_like`.
         spacing: mm of each axis.
+        air: ``(X, Y, Z)``, True = empty, and stays so when it is put elsewhere; see :func:`air_of`.
 
     Returns:
-        ``(N,)``, within the range of what lies there and of what surrounds the hole; where the darkest value of the
-        scan lies there, that value: the air around an extracted brain stays empty.
+        ``(N,)``, within the range of what lies there and of what surrounds the hole.
     """
-    low, high = np.maximum(at.min(0) - BORDER, 0), np.minimum(at.max(0) + BORDER + 1, filled.shape)
-    voxels = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 3)
-    sources = np.clip(place.of(voxels), 0, np.array(filled.shape) - 1)
-    there = filled[tuple(sources.T)].reshape(high - low)
-    around = filled[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    low, inside, border = _near(at, filled.shape)
+    voxels = np.argwhere(np.ones_like(inside)) + low
+    sources = tuple(np.clip(place.of(voxels), 0, np.array(filled.shape) - 1).T)
+    there = filled[sources].reshape(inside.shape)
+    around = filled[tuple(slice(a, a + n) for a, n in zip(low, inside.shape, strict=True))]
     index = tuple((at - low).T)
-    inside = np.zeros(around.shape, bool)
-    inside[index] = True
     made = (there + membrane(around - there, inside, spacing))[index]
-    near = ndimage.binary_dilation(inside, np.ones((3, 3, 3)), BORDER) & ~inside
-    known = np.concatenate([there[inside], around[near]])
-    made, darkest = np.clip(made, known.min(), known.max()), filled.min()
-    return np.where(there[inside] > darkest, made, darkest)
+    known = np.concatenate([there[inside], around[border]])
+    empty = air[sources].reshape(inside.shape)[index]
+    return np.where(empty, there[index], np.clip(made, known.min(), known.max()))
+
+
+def air_of(values: Array, hole: Flags) -> Flags:
+    """What was cut away around an extracted brain: the darkest known voxels that reach the border of the grid.
+
+    Args:
+        values: ``(X, Y, Z)``, any unit.
+        hole: the same shape, True = not known.
+
+    Returns:
+        The same shape; of a scan with air of its own hardly a voxel.
+    """
+    labels, _ = ndimage.label(~hole & (values <= values[~hole].min()))
+    ends = [np.take(labels, [0, -1], axis) for axis in range(3)]
+    return np.isin(labels, np.setdiff1d(np.concatenate([end.ravel() for end in ends]), [0]))
 
 
 def _means(x: NDArray[np.generic], factor: Index, **outside: object) -> Blocks:
@@ -209,25 +237,31 @@ def _means(x: NDArray[np.generic], factor: Index, **outside: object) -> Blocks:
 
 
 def _scores(search: Search, window: tuple[slice, ...], inside: Blocks, begin: Index) -> Array:
-    """How unlike each place is, ``(2, ...)``, by where the box of the part begins: as it is, and mirrored.
+    """How unlike the hole each place is.
 
     Args:
         search: the scan.
-        window: of its blocks.
-        inside: 1 in the part, 0 around it.
-        begin: where it lies in the window.
+        window: of its blocks, in which places are searched.
+        inside: ``(a, b, c)``, a box with a margin around the part: 1 = part, else 0.
+        begin: ``(3,)``, blocks: where that box lies in the window.
+
+    Returns:
+        ``(2, A, B, C)``, by where the box begins: as it is, and mirrored from left to right; infinite where something
+        is unknown or beyond the reach.
     """
     values, smooth, unknown = (x[window] for x in (search.values, search.smooth, search.unknown))
     box = tuple(slice(a, a + n) for a, n in zip(begin, inside.shape, strict=True))
     near = ndimage.distance_transform_edt(inside == 0, sampling=search.step) <= RING_MM
     ring = near & np.logical_not(unknown[box])
-    count, known, fill = float(inside.sum()), float(ring.sum()), inside * smooth[box]
+    count, known = float(inside.sum()), float(ring.sum())
     mean = float(values[box][ring].mean()) if known else 0.0
+    values, smooth = values - mean, smooth - mean  # sums of squares keep their digits
+    fill = inside * smooth[box]
     variance = max(float(values[box][ring].var()), LEAST_VARIANCE) if known else LEAST_VARIANCE
     size = [next_fast_len(n, real=True) for n in values.shape]
     valid = tuple(slice(0, n - m + 1) for n, m in zip(values.shape, inside.shape, strict=True))
 
-    def total(spectrum: NDArray[np.complex64]) -> Blocks:
+    def correlation(spectrum: NDArray[np.complex64]) -> Blocks:
         return np.asarray(irfftn(spectrum, size)[valid], np.float32)
 
     plain, square, soft, soft_square, missing = (
@@ -235,39 +269,49 @@ def _scores(search: Search, window: tuple[slice, ...], inside: Blocks, begin: In
     )
     scores = []
     for mirrored in (False, True):
-        kernels = (inside, fill, ring.astype(np.float32), ring * (values[box] - mean))
+        kernels = (inside, fill, ring.astype(np.float32), ring * values[box])
         turned = (np.flip(k, search.across) if mirrored else k for k in kernels)
         part, expected, around, wanted = (np.conj(rfftn(k, size)) for k in turned)
-        made = FILL_WEIGHT * (total(soft_square * part - 2 * soft * expected) + (fill**2).sum()) / count
+        made = FILL_WEIGHT * (correlation(soft_square * part - 2 * soft * expected) + (fill**2).sum()) / count
         if known:
-            means, squares, products = (total(x) / known for x in (plain * around, square * around, plain * wanted))
-            made = made + _unlike(means, squares, products, mean, variance)
-        made = np.where(total(missing * part) < 0.5, made, np.inf)
+            means, squares, covariances = (
+                correlation(x) / known for x in (plain * around, square * around, plain * wanted)
+            )
+            made = made + _unlike(means, squares, covariances, variance)
+        made = np.where(correlation(missing * part) < 0.5, made, np.inf)
         made = np.flip(made, search.across) if mirrored else made
         scores.append(made + variance * _far(search, window, inside.shape, begin, mirrored))
     return np.stack(scores).astype(np.float64)
 
 
-def _unlike(means: Blocks, squares: Blocks, products: Blocks, mean: float, variance: float) -> Blocks:
-    """``(m - m')^2 + (s - s')^2 + 2 s^2 (1 - r)`` with means, deviations and the correlation over a ring.
+def _unlike(means: Blocks, squares: Blocks, covariances: Blocks, variance: float) -> Blocks:
+    """``(m - m')^2 + (s - s')^2 + 2 s^2 (1 - r)`` with means, deviations and the correlation ``r`` over a ring.
 
-    The square distance with ``s^2`` (``variance``) in place of ``s s'``: the same for equal deviations.
+    The mean square distance, which is that with ``s s'`` in place of ``s^2``, would favour flat places.
 
     Args:
-        means: at each place.
-        squares: the same, of the squares.
-        products: covariances with the ring of the hole.
-        mean: of the ring of the hole.
-        variance: the same.
+        means: of the ring at each place, less the mean of the hole's ring.
+        squares: means of its squares, likewise.
+        covariances: of it with the hole's ring.
+        variance: ``s^2``, of the hole's ring.
     """
     variances = np.maximum(squares - means**2, LEAST_VARIANCE)
-    correlation = products / np.sqrt(variances * variance)
-    apart = (means - mean) ** 2 + (np.sqrt(variances) - variance**0.5) ** 2
-    return apart + 2 * variance * (1 - np.clip(correlation, -1, 1))
+    similar = np.clip(covariances / np.sqrt(variances * variance), -1, 1)
+    return means**2 + (np.sqrt(variances) - variance**0.5) ** 2 + 2 * variance * (1 - similar)
 
 
-def _far(search: Search, window: tuple[slice, ...], shape: tuple[int, ...], begin: Index, mirrored: bool) -> Array:
-    """Square of each place's distance over ``FAR_MM``; infinite beyond ``REACH_MM``."""
+def _far(
+    search: Search, window: tuple[slice, ...], shape: tuple[int, ...], begin: Index, mirrored: bool
+) -> Array:  # fmt: skip
+    """Square of each place's distance over ``FAR_MM``; infinite beyond ``REACH_MM``.
+
+    Args:
+        search: the scan.
+        window: see :func:`_scores`.
+        shape: of the box, in blocks.
+        begin: of the box in the window, in blocks.
+        mirrored: whether places are in the mirrored scan.
+    """
     counts = [side.stop - side.start - n + 1 for side, n in zip(window, shape, strict=True)]
     far = np.zeros(counts)
     for axis, (count, step, long) in enumerate(zip(counts, search.step, shape, strict=True)):

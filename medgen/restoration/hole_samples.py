@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medgen.continuation import CONTINUATION_MM, kriged
 from medgen.io.findings import Refused
-from medgen.restoration.elsewhere import AIR, REACH_MM, Place, places_like, put, search_in
+from medgen.restoration.elsewhere import AIR, REACH_MM, Place, air_of, places_like, put, search_in
 from medgen.restoration.restorer_tasks import Progress, Scan
 
 __all__ = ["samples_in_holes"]
@@ -25,7 +25,7 @@ SMALLEST_MM = 6.0  # longest side of a part that is not cut again
 ENDS = (0.001, 0.999)  # shares of the known voxels that are darker than what counts as 0 and as 1
 
 
-def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress | None = None) -> Tensor:
+def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress | None = None) -> tuple[Tensor, int]:
     """One image for each seed: every hole holds what the scan shows at another place.
 
     The smooth continuation says what is expected in a hole (:mod:`medgen.restoration.elsewhere`). Sample ``seed`` takes
@@ -40,7 +40,7 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
         callback: called with (steps done, steps).
 
     Returns:
-        ``(K, X, Y, Z)`` float32; outside of the holes the scan.
+        ``(K, X, Y, Z)`` float32, outside of the holes the scan; and the number of cuts.
 
     Raises:
         Refused: ``NO_PLACE``: a part with fewer places than there are to be samples, or more marked than tissue known.
@@ -65,8 +65,9 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
 
     parts: list[tuple[Index, list[Place]]] = []
     waiting = _connected(marked)
+    holes = len(waiting)
     search = search_in(unit, marked, scan.affine)
-    depth = ndimage.distance_transform_edt(np.pad(marked, 1), sampling=scan.spacing)[1:-1, 1:-1, 1:-1]
+    depth = ndimage.distance_transform_edt(marked, sampling=scan.spacing)
     while waiting:
         at = waiting.pop()
         long = _long(at, float(depth[tuple(at.T)].max()), scan.spacing)
@@ -77,14 +78,14 @@ def samples_in_holes(scan: Scan, hole: Tensor, seeds: range, callback: Progress 
             _check(at, len(places), len(seeds))
             parts.append((at, places))
             step(at)
-    samples = []
+    samples, air = [], air_of(filled, marked)
     for seed in seeds:
         sample = filled.copy()
         for at, places in parts:
-            sample[tuple(at.T)] = put(sample, at, places[seed % len(places)], scan.spacing)
+            sample[tuple(at.T)] = put(sample, at, places[seed % len(places)], scan.spacing, air)
             step(at)
         samples.append(torch.from_numpy(sample).float())
-    return torch.stack(samples)
+    return torch.stack(samples), len(parts) - holes
 
 
 def _connected(marked: Flags) -> list[Index]:

@@ -41,7 +41,7 @@ def restore_file(
     """Restores one scan into one NIfTI file; a JSON file beside it says how it was made.
 
     With ``settings.uncertainty``, maps lie beside it: ``NAME_std.nii.gz``, ``NAME_lower.nii.gz`` and
-    ``NAME_upper.nii.gz``.
+    ``NAME_upper.nii.gz``; with ``settings.samples``, ``NAME_sample-1.nii.gz`` and so on.
 
     Args:
         image: a volume file, or a folder with one DICOM series. What it is is not asked: a scan that medgen made, or a

@@ -33,6 +33,7 @@ __all__ = ["Task", "loaded_restorer", "restore_task"]
 ENOUGH = 4
 FEW = f"the interval of fewer than {ENOUGH} samples says little: it is wide, and its width is chance."
 ONE = f"one sample has no deviation and no interval: there is no map of them. Draw {ENOUGH} or more."
+CUT = "{} cuts of holes that are long and thin, or larger than any place: seams may be seen there. Look at them."
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,10 @@ def _holes_drawn(volume: MetaTensor, model: Any, task: Task, callback: Progress 
         raise _wrong("samples of inpaint are made of the rest of the scan, by no model. Leave model out.")
     scan = _in_unit(volume, task.inpaint_mask, "percentile")
     hole = task.inpaint_mask.as_tensor().cpu() > 0.5
-    drawn = samples_in_holes(scan, hole, task.seeds, callback)
-    figures = {"regenerated_share": float(hole.float().mean())}
-    made = Made(drawn.mean(0, keepdim=True), None, scan.affine, figures, task.remarks, samples=drawn)
+    drawn, cuts = samples_in_holes(scan, hole, task.seeds, callback)
+    figures = {"regenerated_share": float(hole.float().mean()), "cuts": float(cuts)}
+    remarks = (*task.remarks, CUT.format(cuts)) if cuts else task.remarks
+    made = Made(drawn.mean(0, keepdim=True), None, scan.affine, figures, remarks, samples=drawn)
     record = {
         "method": "tissue from elsewhere in the scan", "restores": task.word, "samples": task.samples,
         "seed": task.seed, "synthetic": True, "versions": {"medgen": medgen.__version__, "scipy": scipy.__version__},

@@ -13,11 +13,13 @@ from medgen.models.device import resolve_device
 from medgen.models.restorer_spec import RESTORED
 
 __all__ = [
-    "GUARDS", "METHODS", "SAMPLED", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
+    "CLASSICAL", "GUARDS", "METHODS", "SAMPLED", "TASK_OF_OPTION", "RestoreSettings", "check_model", "default_model",
 ]  # fmt: skip
 
 METHODS = ("model", "classical")
 GUARDS = ("refuse", "warn", "off")
+CLASSICAL = ("denoise", "superres", "inpaint", "bias")
+"""Tasks that there is a method without a model for."""
 SAMPLED = ("denoise", "superres", "inpaint")
 """Tasks that samples are drawn for."""
 TASK_OF_OPTION = {
@@ -38,8 +40,8 @@ class RestoreSettings:
         noise_level: deviation of the noise over the scan's 99.9th percentile, for ``denoise``; None: estimated.
         target_spacing: of the slices, mm, for ``superres``; None: that of the voxels in the slices.
         slice_profile: what the slices were measured with, for ``superres``; None: ``gaussian``.
-        samples: how many are drawn, for ``denoise``, ``superres`` and ``inpaint``; the image is
-            their mean. 0: one expected image.
+        samples: how many are drawn, for ``denoise``, ``superres`` and ``inpaint``; the image is their mean. 0: one
+            expected image.
         seed: of the first sample.
         prior: name or folder of the denoising restorer that samples of ``superres`` are drawn with; None: the bundled
             one.
@@ -129,8 +131,6 @@ class RestoreSettings:
             check_model(self.prior, "denoise", option="--prior")
 
     def _check_classical(self) -> None:
-        from medgen.restoration.classical import CLASSICAL
-
         if self.task not in CLASSICAL:
             raise MedgenError(
                 f"restore: there is no classical method for task '{self.task}', but for {', '.join(CLASSICAL)}. Give "
@@ -222,8 +222,6 @@ def _bundled(task: str) -> dict[str, bool]:
 
 
 def _no_model(what: str, task: str) -> str:
-    from medgen.restoration.classical import CLASSICAL
-
     other = ", or --method classical" if task in CLASSICAL else f" (medgen train restore_{task}_tiny makes one)"
     return f"restore: no bundled model does {what}. Give --model FOLDER{other}."
 

@@ -22,6 +22,7 @@ __all__ = ["MAPS", "further_files", "maps_of", "write_restored"]
 
 MAPS = ("std", "lower", "upper")
 _DERIVATIONS = {"denoise": "denoised", "superres": "restored", "inpaint": "inpainted"}
+_OF_THE_SCAN = {"inpaint": "patched"}
 _CLASSICAL = {"denoise": "smoothed", "superres": "resampled", "inpaint": "processed", "bias": "processed"}
 _ROUNDING = 0.01  # of the values' deviation: what rounding to the stored type may cost
 
@@ -166,7 +167,7 @@ def _write_series(
 
     values, clipped, remarks = _typed(scan, image, mask, same)
     task = str(record["restores"])
-    derivations = _DERIVATIONS if record.get("model") or record.get("samples") else _CLASSICAL
+    derivations = _DERIVATIONS if record.get("model") else _OF_THE_SCAN if record.get("samples") else _CLASSICAL
     write_series(
         files.target,
         MetaTensor(values, affine=image.affine),

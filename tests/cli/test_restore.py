@@ -74,6 +74,13 @@ def test_progress_of_one_file_is_logged_without_a_terminal(tmp_path: Path, monke
     assert json.loads(events[-1]) == {"event": "progress", "done": 36, "total": 36}
     assert remark.startswith("medgen: warning: one sample has no deviation")
     out = tmp_path / "out"
+    again = CliRunner().invoke(
+        app, ["restore", str(source), "-o", str(tmp_path / "b.nii.gz"), *map(str, options), "--resume", "--seed", "1"]
+    )
+    assert "of another input or other settings, and was replaced" in again.stderr
+    limited = [*map(str, options), "--overwrite", "--timeout", "100"]
+    result = CliRunner().invoke(app, ["restore", str(source), "-o", str(tmp_path / "b.nii.gz"), *limited])
+    assert "progress" not in result.stderr
     result = CliRunner().invoke(app, ["restore", str(source), "-o", str(out), *map(str, options)])
     assert json.loads((out / "report.json").read_text())["method"] == "scan"
 

@@ -174,7 +174,7 @@ def test_resume_keeps_what_is_whole(mixed: Path, want: Path, tmp_path: Path) -> 
     assert summary.warnings == ()
     changed = restore_batch(mixed, out, other, resume=True)
     assert changed.kept == 0
-    assert "6 of the scans restored before are of others, and are made anew" in changed.warnings[0]
+    assert "6 of the earlier results were not, and are removed and restored anew" in changed.warnings[0]
 
 
 def killed(source: Path, out: Path, seconds: float, *more: str) -> int:

@@ -8,7 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from medgen.checks import MedgenError
-from medgen.restoration.classical import CLASSICAL, restore_classical
+from medgen.restoration.classical import restore_classical
+from medgen.restoration.settings import CLASSICAL
 
 
 def volume_of(values: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> MetaTensor:

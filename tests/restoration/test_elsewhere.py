@@ -7,13 +7,19 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medgen.restoration import elsewhere
-from medgen.restoration.elsewhere import Place, put
+from medgen.restoration.elsewhere import Place, air_of, put
 
 SIZE = (48, 40, 36)
 
 
 def found_in(filled: np.ndarray, at: np.ndarray, hole: np.ndarray, affine: np.ndarray) -> list[Place]:
     return elsewhere.places_like(elsewhere.search_in(filled, hole, affine), at)
+
+
+def put_in(
+    filled: np.ndarray, at: np.ndarray, place: Place, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+) -> np.ndarray:
+    return put(filled, at, place, spacing, np.zeros(filled.shape, bool))
 
 
 def texture(seed: int = 0, size: tuple[int, ...] = SIZE) -> np.ndarray:
@@ -45,7 +51,7 @@ def test_a_copy_of_the_surroundings_is_found_and_fills_the_hole(
     if mirrored:
         expected[:, 0] = 47 - at[:, 0]
     np.testing.assert_array_equal(first.of(at), expected)
-    np.testing.assert_allclose(put(filled, at, first, spacing), truth[hole], atol=1e-3)
+    np.testing.assert_allclose(put_in(filled, at, first, spacing), truth[hole], atol=1e-3)
 
 
 def test_no_place_touches_what_is_not_known() -> None:
@@ -87,7 +93,7 @@ def test_a_border_that_differs_by_a_ramp_moves_the_tissue_by_the_ramp() -> None:
     moved = image.copy()
     ramp = 0.1 + 0.01 * np.arange(18).reshape(-1, 1, 1)
     moved[22:40, 2:20, 2:20] = image[2:20, 2:20, 2:20] - ramp
-    made = put(np.where(hole, 0.0, moved), np.argwhere(hole), Place((1, 1, 1), (20, 0, 0)), (1.0, 1.0, 1.0))
+    made = put_in(np.where(hole, 0.0, moved), np.argwhere(hole), Place((1, 1, 1), (20, 0, 0)))
     inside = (made > moved[22:40, 2:20, 2:20].min()) & (made < image.max())  # others were limited
     np.testing.assert_allclose(made[inside], image[hole][inside], atol=2e-3)
     assert inside.mean() > 0.9
@@ -97,7 +103,7 @@ def test_nothing_is_brighter_than_what_lies_there_or_around() -> None:
     image, hole = np.ones(SIZE), box(8, 8, 8)
     image[2:20, 2:20, 2:20] = np.linspace(1, 3, 18)  # brighter at the hole's border than the place's
     image[28:34, 8:14, 8:14] += np.linspace(0, 2, 6)
-    made = put(np.where(hole, 0.0, image), np.argwhere(hole), Place((1, 1, 1), (20, 0, 0)), (1.0, 1.0, 1.0))
+    made = put_in(np.where(hole, 0.0, image), np.argwhere(hole), Place((1, 1, 1), (20, 0, 0)))
     assert made.max() <= 3
     assert made.min() >= 1
 
@@ -108,7 +114,7 @@ def test_textures_are_not_flattened() -> None:
     deviations = []
     for hole in holes:
         filled, at = np.where(hole, image.mean(), image), np.argwhere(hole)
-        found = [put(filled, at, place, (1.0, 1.0, 1.0)) for place in found_in(filled, at, hole, np.eye(4))[:8]]
+        found = [put_in(filled, at, place) for place in found_in(filled, at, hole, np.eye(4))[:8]]
         deviations.append(np.mean([one.std() for one in found]) / image[hole].std())
     assert 0.8 < np.median(deviations) < 1.25
 
@@ -127,13 +133,55 @@ def test_what_fits_the_border_best_comes_first(monkeypatch: pytest.MonkeyPatch) 
         assert found_in(filled, np.argwhere(hole), hole, np.eye(4))[0] == Place((1, 1, 1), (same, 0, 0))
 
 
-def test_air_stays_empty() -> None:
+def test_air_stays_empty_and_dark_tissue_is_fitted() -> None:
     image, hole = np.maximum(texture(), 0.05), box(8, 8, 8)
     image[30:] = 0  # there is air in one half of the place
-    made = put(np.where(hole, 0.5, image), np.argwhere(hole), Place((1, 1, 1), (19, 0, 0)), (1.0, 1.0, 1.0))
-    made = made.reshape(6, 6, 6)
+    image[28, 10, 10] = 0  # and a flow void in the other
+    air = air_of(image, hole)
+    filled = np.where(hole, 0.5, image)
+    made = put(filled, np.argwhere(hole), Place((1, 1, 1), (19, 0, 0)), (1.0, 1.0, 1.0), air).reshape(6, 6, 6)
+    assert air[30:].all()
+    assert not air[:30].any()
     assert (made[3:] == 0).all()
     assert (made[:3] > 0).all()
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.2, 0.5])
+@pytest.mark.parametrize("slices", [1, 3, 5, 8, 9])
+def test_holes_through_all_slices_have_places(slices: int, spacing: float) -> None:
+    image = texture(size=(48, 40, slices))
+    hole = np.zeros(image.shape, bool)
+    hole[20:25, 15:20] = True
+    found = found_in(np.where(hole, 0.5, image), np.argwhere(hole), hole, np.diag([1.0, 1.0, spacing, 1.0]))
+    assert len(found) > 5
+    assert {place.offset[2] for place in found} == {0}
+
+
+def test_left_and_right_of_an_oblique_scan_with_thick_slices() -> None:
+    angle = np.deg2rad(15)
+    turned = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turned * [1.0, 1.0, 5.0]
+    image = texture(size=(48, 40, 12))
+    assert elsewhere.search_in(image, image > 9, affine).across == 0
+
+
+def test_the_middle_is_that_of_the_tissue() -> None:
+    image = np.zeros((60, 40, 40))
+    image[:40] = 1.0  # to the end of the grid on one side
+    search = elsewhere.search_in(image, image > 9, np.eye(4))
+    assert (search.middle - search.margin[0] + 0.5) * search.step[0] == pytest.approx(20)
+
+
+def test_a_very_bright_spot_changes_no_rank() -> None:
+    image, hole = texture(), box(20, 16, 14)
+    filled = np.where(hole, 0.5, image)
+    plain = found_in(filled, np.argwhere(hole), hole, np.eye(4))
+    filled[2:4, 2:4, 2:4] = 2.0
+    bright = found_in(filled, np.argwhere(hole), hole, np.eye(4))
+    filled[2:4, 2:4, 2:4] = 1e5
+    assert found_in(filled, np.argwhere(hole), hole, np.eye(4)) == bright
+    assert set(plain[:8]) & set(bright[:8])
 
 
 @pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1)])

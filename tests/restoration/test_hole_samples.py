@@ -125,7 +125,7 @@ def test_what_does_not_suit_is_refused(options: dict[str, Any], message: str) ->
 def test_a_scan_that_is_too_small_is_refused() -> None:
     volume = MetaTensor(torch.rand(1, 3, 3, 3), affine=AFFINE)
     marked = torch.zeros(volume.shape)
-    marked[:, 1, 1, 1] = 1
+    marked[:, 1, 1] = marked[:, 1, :, 1] = marked[:, :, 1, 1] = 1  # a cross, which fits nowhere else
     with pytest.raises(Refused, match=r"around voxel \[1, 1, 1\] there are 0 that are known") as caught:
         restore(volume, "inpaint", samples=2, inpaint_mask=MetaTensor(marked, affine=AFFINE))
     assert caught.value.code == "NO_PLACE"
@@ -160,19 +160,35 @@ def test_a_hole_larger_than_any_place_is_filled_in_parts(flipped: bool) -> None:
     assert min(np.median(step) for step in steps) > 0.5 * np.median(within), "no flat parts"
 
 
-@pytest.mark.parametrize(("length", "side", "parts"), [(24, 2, 2), (12, 2, 1), (14, 10, 1)])
-def test_a_long_thin_hole_is_filled_in_parts(length: int, side: int, parts: int) -> None:
-    volume, seen = scan(), []
-    mask = torch.zeros(volume.shape)
-    mask[:, 8 : 8 + length, 8 : 8 + side, 8 : 8 + side] = 1
-    restore(
-        volume,
+@pytest.mark.parametrize(
+    ("shape", "spacing", "low", "sides", "parts"),
+    [
+        ((40, 36, 30), (1, 1, 1), (8, 8, 8), (24, 2, 2), 2),
+        ((40, 36, 30), (1, 1, 1), (8, 8, 8), (12, 2, 2), 1),
+        ((60, 56, 50), (1, 1, 1), (8, 8, 8), (14, 10, 10), 1),
+        ((80, 36, 30), (0.5, 1, 1), (8, 8, 8), (24, 2, 2), 1),
+        ((40, 36, 10), (1, 1, 3), (8, 8, 2), (2, 2, 6), 2),
+        ((80, 72, 1), (1, 1, 1), (20, 20, 0), (20, 20, 1), 1),
+        ((80, 72, 5), (1, 1, 1), (20, 20, 0), (20, 20, 5), 1),
+        ((80, 72, 30), (1, 1, 1), (0, 20, 8), (7, 14, 14), 1),
+    ],
+)
+def test_a_long_thin_hole_is_filled_in_parts(
+    shape: tuple[int, ...], spacing: tuple[float, ...], low: tuple[int, ...], sides: tuple[int, ...], parts: int
+) -> None:
+    values, seen = 400 + 100 * np.random.default_rng(0).normal(size=shape), []
+    affine, mask = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64)), torch.zeros(1, *shape)
+    mask[(0, *(slice(a, a + n) for a, n in zip(low, sides, strict=True)))] = 1
+    made = restore(
+        MetaTensor(torch.from_numpy(values)[None].float(), affine=affine),
         "inpaint",
         samples=1,
-        inpaint_mask=MetaTensor(mask, affine=volume.affine),
+        inpaint_mask=MetaTensor(mask, affine=affine),
         callback=lambda *step: seen.append(step),
     )
     assert len(seen) == 2 * parts
+    assert made.figures["cuts"] == parts - 1
+    assert any("seams" in remark for remark in made.remarks) == (parts > 1)
 
 
 def test_places_of_a_ct_are_found_by_its_soft_tissue() -> None:
@@ -217,6 +233,8 @@ def test_files_of_samples(tmp_path: Path) -> None:
     assert not (tmp_path / "b_sample-2.nii.gz").exists()
     with pytest.raises(OutputExists):
         restore_file(source, tmp_path / "b.nii.gz", other)
+    with pytest.raises(MedgenError, match="Leave --method classical out"):
+        RestoreSettings("inpaint", "classical", mask=mask, samples=1)
     with pytest.raises(MedgenError, match="Leave --model out"):
         RestoreSettings("inpaint", mask=mask, samples=1, model="brain-mri-inpaint")
 
@@ -233,4 +251,4 @@ def test_a_series_is_derived_and_says_that_it_is_inpainted(tmp_path: Path) -> No
     assert row["status"] == "restored", row
     assert f"samples/{row['name']}_sample-2.nii.gz" in row["outputs"]
     made = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")), stop_before_pixels=True)
-    assert ": Inpainting by" in made.DerivationDescription
+    assert ": Inpainting with tissue from elsewhere in the scan" in made.DerivationDescription
