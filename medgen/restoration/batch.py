@@ -29,7 +29,7 @@ from medgen.restoration.batch_case import (
     is_outdated,
     own_outputs,
     remove_series,
-)  # fmt: skip
+)
 from medgen.restoration.batch_inputs import Inputs, file_rows, found_inputs, selection_text
 from medgen.restoration.batch_process import Limits, outcomes
 from medgen.restoration.batch_select import Condition, check_include, is_own_json, parsed_selection

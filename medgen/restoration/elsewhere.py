@@ -124,7 +124,7 @@ def _factor(size: int, step: float) -> int:
 def places_like(search: Search, at: Index) -> list[Place]:
     """Places of a scan that look like the surroundings of a hole and what is expected in it, the most alike first.
 
-    All places within ``REACH_MM`` are compared, and their mirror images from left to right, in blocks: by mean,
+    All places within ``REACH_MM``, from left to right all, are compared, and their mirror images, in blocks: by mean,
     deviation and correlation of the surroundings (a plain square distance would favour flat ones), by the square
     distance of the smoothed tissue from the smoothed fill, and by how far away they are; from left to right the
     distance from the middle counts, not the side. Those found are ranked by that and by the square distance of the
@@ -220,7 +220,7 @@ def air_of(values: Array, hole: Flags) -> Flags:
         hole: the same shape, True = not known.
 
     Returns:
-        The same shape; of a scan with air of its own hardly a voxel.
+        The same shape; of noisy air hardly a voxel.
     """
     labels, _ = ndimage.label(~hole & (values <= values[~hole].min()))
     ends = [np.take(labels, [0, -1], axis) for axis in range(3)]
@@ -300,9 +300,7 @@ def _unlike(means: Blocks, squares: Blocks, covariances: Blocks, variance: float
     return means**2 + (np.sqrt(variances) - variance**0.5) ** 2 + 2 * variance * (1 - similar)
 
 
-def _far(
-    search: Search, window: tuple[slice, ...], shape: tuple[int, ...], begin: Index, mirrored: bool
-) -> Array:  # fmt: skip
+def _far(search: Search, window: tuple[slice, ...], shape: tuple[int, ...], begin: Index, mirrored: bool) -> Array:
     """Square of each place's distance over ``FAR_MM``; infinite beyond ``REACH_MM``.
 
     Args:
